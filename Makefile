@@ -1,0 +1,22 @@
+.PHONY: setup demo check test lint
+bin := .venv/bin
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@$(bin)/standby demo $(ARGS)
+
+lint: setup
+	$(bin)/ruff check src tests
+	$(bin)/ruff format --check src tests
+	$(bin)/mypy
+	$(bin)/lint-imports --no-cache
+
+# The fast part: under 90 seconds, starts no guest.
+check: lint
+	$(bin)/pytest -q -m "not slow and not guest"
+
+# Everything, on real QEMU, qemu-storage-daemon and nbdkit.
+test: lint
+	$(bin)/pytest

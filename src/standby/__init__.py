@@ -1,0 +1,3 @@
+"""standby: site recovery for virtual machines. See docs/architecture.md."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,162 @@
+"""Machines that own disks, and one instant across all of them.
+
+Change tracking is by numbered rounds. Round n records what the guest writes from the moment it begins
+until round n+1 begins; `begin`, `advance` and `cut` each begin one. Rounds stay until `forget`, so that a
+change is dropped only when a sealed log holds it. After a crash of the agent, `recover(active)` folds all
+rounds >= active into the newest and forgets the older ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+from standby.block.disk import Disk
+from standby.block.extent import Extent
+from standby.errors import NeedsPerson, Recoverable
+from standby.records import Finding, MachineDescription
+
+
+class Lost(StrEnum):
+    """Why changes of a disk can no longer be told apart from what the replica has."""
+
+    NEVER_TRACKED = "never tracked"
+    TRACKING_LOST = "change tracking is gone (the machine was restarted, or its host crashed)"
+    INCONSISTENT = "change tracking was not closed gracefully (host crash or kill)"
+    RESIZED = "the disk has another size"
+
+
+class Consistency(StrEnum):
+    CRASH = "crash-consistent"
+    APPLICATION = "application-consistent"
+
+
+class Round(NamedTuple):
+    """What one disk's guest wrote in the rounds that just ended."""
+
+    disk: Disk
+    dirty: list[Extent]
+
+
+class Cut(Protocol):
+    """One instant across all disks of a machine, readable until released."""
+
+    @property
+    def at(self) -> datetime:
+        """The instant, by the agent's clock (UTC)."""
+        ...
+
+    @property
+    def consistency(self) -> Consistency:
+        """What was reached: crash-consistent when the guest agent did not answer in time."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """Why less consistency than asked was reached; empty otherwise."""
+        ...
+
+    @property
+    def disks(self) -> Mapping[str, Round]:
+        """By disk id: the disk as at the instant, and the dirty extents of the round that it ended."""
+        ...
+
+    def release(self) -> None:
+        """End the guest's copy-before-write window and free the scratch space. Idempotent.
+
+        Raises CutBroken if the snapshot was given up while it was open: what was read is worthless.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class CutBroken(Recoverable):
+    """The snapshot was given up to spare the guest (scratch space, latency, time). The cycle is missed."""
+
+
+class MachineNotFound(NeedsPerson):
+    """No such machine on this host."""
+
+
+class MachineUnreachable(Recoverable):
+    """The machine's control socket does not answer, or went away in the middle of an operation."""
+
+
+class BrokenChain(NeedsPerson):
+    """A disk's image refers to a parent that is missing, is another file, or was changed since."""
+
+
+class DiskInUse(NeedsPerson):
+    """Another process or job holds the disk in a way that excludes tracking."""
+
+
+class Tracking(Protocol):
+    """Change tracking of one machine for one relationship. Used by one thread at a time."""
+
+    def recover(self, active: int) -> Mapping[str, Lost | None]:
+        """Clean up what a dead agent left (exports, jobs, scratch) and bring rounds in order.
+
+        Per disk: rounds below `active` are forgotten, those from it on are folded into the newest; None if
+        tracking never missed a write since round `active` began, else why it may have.
+        """
+        ...
+
+    def begin(self, number: int, disks: Sequence[str]) -> None:
+        """Begin round `number` on disks that have no intact tracking, all at one instant."""
+        ...
+
+    def live(self) -> Mapping[str, Disk]:
+        """The disks as they are now, changing while one reads. Closed by the caller."""
+        ...
+
+    def advance(self, number: int) -> Mapping[str, Round]:
+        """Begin round `number` without a snapshot: each disk's dirty extents of the round that ended,
+        with the live disk to read them from. The disks are closed by the caller."""
+        ...
+
+    def cut(self, number: int, consistency: Consistency) -> Cut:
+        """Begin round `number` at one instant across all disks, with a snapshot of that instant."""
+        ...
+
+    def forget(self, below: int) -> None:
+        """Drop the rounds numbered below `below`. Only once what they tell is durable elsewhere."""
+        ...
+
+    def stop(self) -> None:
+        """Remove everything of this relationship from the machine (rounds, exports, scratch)."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect. Rounds go on recording."""
+        ...
+
+
+class Hypervisor(Protocol):
+    """The machines of one host, as one product runs them."""
+
+    def machines(self) -> Sequence[MachineDescription]: ...
+
+    def describe(self, machine: str) -> MachineDescription:
+        """Raises MachineNotFound."""
+        ...
+
+    def boot_files(self, machine: str) -> Mapping[str, Path]:
+        """By role (`kernel`, `initrd`), the files beside the disks that the machine boots from."""
+        ...
+
+    def check(self, machine: str) -> Sequence[Finding]:
+        """Everything that stands against protecting the machine, or limits it; all of it, at once."""
+        ...
+
+    def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:
+        """`relationship` ([a-z0-9]{1,16}) marks what is ours; `scratch` is a directory for cuts."""
+        ...
