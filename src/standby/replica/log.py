@@ -1,0 +1,289 @@
+"""Writing and reading one log (docs/format.md section 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import zstandard
+
+from standby.errors import Bug, Damaged, Recoverable
+from standby.replica.format import (
+    CHUNK_ROWS,
+    FOOTER_SIZE,
+    FRAME,
+    FRAME_PAGES,
+    HEADER_SIZE,
+    PAGE,
+    ROW,
+    SECTION,
+    LogFooter,
+    LogHeader,
+    Rows,
+    root_of,
+    section_hash,
+)
+
+ZSTD_LEVEL = 1
+TAIL = 64 * 1024
+"""How much of a log's end is read at first: mostly all but the frames."""
+
+
+class SpoolFull(Recoverable):
+    """No space is left where logs are written."""
+
+
+class SealedLog(NamedTuple):
+    """A log on local disk, complete and durable. data: raw bytes of its pages. sha256, root: hex."""
+
+    path: Path
+    log_id: bytes
+    disk_id: str
+    size: int
+    sha256: str
+    root: str
+    rows: int
+    data: int
+
+
+class _Codec(threading.local):
+    """One compressor and decompressor a thread: they are costly to make and not to be shared."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_codec = _Codec()
+
+
+class LogWriter:
+    """Writes one log. `append` may be called by several threads at once.
+
+    A block may be appended more than once; the row appended last counts, so rounds of a cycle are appended
+    one after the other, never interleaved.
+    """
+
+    def __init__(self, path: Path, header: LogHeader) -> None:
+        self.path = path
+        self._header = header
+        self._packed_header = header.pack()
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._frames: dict[int, tuple[int, int, int]] = {}
+        self._rows: list[Rows] = []
+        self._sha256 = hashlib.sha256()
+        self._offset = 0
+        self.data = 0
+        self._file = _open_new(path)
+        self._write(self._packed_header)
+
+    @property
+    def stored(self) -> int:
+        """Bytes written so far."""
+        return self._offset
+
+    def append(self, pages: memoryview, rows: Rows) -> None:
+        """Add a frame and the rows of the blocks in it.
+
+        pages: at most FRAME_PAGES whole pages. rows: of ROW, their `position` relative to this frame; `frame`
+        is filled in here. Rows of zero pages only carry NO_FRAME already. Raises SpoolFull.
+        """
+        count, rest = divmod(len(pages), PAGE)
+        if rest or count > FRAME_PAGES:
+            raise Bug(f"a frame of {len(pages)} bytes", subject=str(self.path))
+        if not count:
+            with self._lock:
+                self._rows.append(rows)
+            return
+        stored = _codec.compressor.compress(pages)
+        with self._lock:
+            number = next(self._numbers)
+            rows["frame"][rows["zero"] != rows["present"]] = number
+            self._frames[number] = (self._offset, len(stored), count)
+            self._rows.append(rows)
+            self.data += len(pages)
+            self._write(stored)
+
+    def seal(self) -> SealedLog:
+        """Write the index, make all durable and close. Raises SpoolFull."""
+        rows = self._final_rows()
+        sections = np.zeros(1 + -(-len(rows) // CHUNK_ROWS), SECTION)
+        for number in range(1, len(sections)):
+            chunk = rows[(number - 1) * CHUNK_ROWS : number * CHUNK_ROWS]
+            sections[number] = self._section(
+                chunk.tobytes(), len(chunk), chunk["block"][0], chunk["block"][-1]
+            )
+        table = np.array([(*self._frames[n], 0) for n in range(len(self._frames))], FRAME)
+        sections[0] = self._section(table.tobytes(), len(table), 0, 0)
+        directory = sections.tobytes()
+        footer = LogFooter(self._offset, len(directory), len(sections) - 1, len(rows)).pack()
+        root = root_of(self._packed_header, directory, footer)
+        self._write(directory + footer + root)
+        try:
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
+        _fsync_directory(self.path.parent)
+        return SealedLog(
+            self.path,
+            self._header.log_id,
+            self._header.disk_id,
+            self._offset,
+            self._sha256.hexdigest(),
+            root.hex(),
+            len(rows),
+            self.data,
+        )
+
+    def abandon(self) -> None:
+        """Close and remove the unfinished log."""
+        os.close(self._file)
+        self.path.unlink(missing_ok=True)
+
+    def _final_rows(self) -> Rows:
+        if not self._rows:
+            return np.zeros(0, ROW)
+        rows = np.concatenate(self._rows)
+        order = np.argsort(rows["block"], kind="stable")
+        rows = rows[order]
+        last = np.ones(len(rows), bool)
+        last[:-1] = rows["block"][1:] != rows["block"][:-1]
+        return rows[last]
+
+    def _section(
+        self, raw: bytes, count: int, first: int, last: int
+    ) -> tuple[int, int, int, int, int, bytes]:
+        stored = _codec.compressor.compress(raw)
+        offset = self._offset
+        self._write(stored)
+        return offset, len(stored), count, first, last, section_hash(stored)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError as error:
+            raise _spool_error(self.path, error) from error
+        self._sha256.update(data)
+        self._offset += len(data)
+
+
+ReadRange = Callable[[int, int], bytes]
+"""(offset, length) -> exactly those bytes of a log."""
+
+
+class LogReader:
+    """Reads one log through `read`; every section is checked before it is used (docs/protocol.md R6).
+
+    subject: the log's name for messages. size: its length in bytes. root: what its record says, or "" to
+    trust the footer. Thread-safe.
+    """
+
+    def __init__(self, read: ReadRange, subject: str, size: int, root: str = "") -> None:
+        self.subject = subject
+        self._read = read
+        tail_start = max(0, size - TAIL)
+        tail = read(tail_start, size - tail_start)
+        footer, stored_root = LogFooter.unpack(tail[-FOOTER_SIZE:], subject)
+        self._tail, self._tail_start = tail, tail_start
+        end = footer.directory_offset + footer.directory_length
+        if end != size - FOOTER_SIZE or footer.directory_length != (footer.chunks + 1) * SECTION.itemsize:
+            raise Damaged("the footer does not fit the length of the log", subject=subject)
+        directory = self._bytes(footer.directory_offset, footer.directory_length)
+        header = self._bytes(0, HEADER_SIZE)
+        if stored_root != root_of(header, directory, footer.pack()) or (root and stored_root.hex() != root):
+            raise Damaged("header, directory or footer are not those that were written", subject=subject)
+        self.header = LogHeader.unpack(header, subject)
+        self.rows = footer.rows
+        self.sections = np.frombuffer(directory, SECTION)
+        self.frames = np.frombuffer(self._section(0), FRAME)
+
+    @property
+    def chunks(self) -> int:
+        return len(self.sections) - 1
+
+    def chunk(self, number: int) -> Rows:
+        """The rows of index chunk `number` (from 0). Raises Damaged."""
+        return np.frombuffer(self._section(number + 1), ROW)
+
+    def all_rows(self) -> Rows:
+        """All rows, sorted by block. For logs that are known to be small."""
+        return np.concatenate([self.chunk(n) for n in range(self.chunks)] or [np.zeros(0, ROW)])
+
+    def frame(self, number: int) -> bytes:
+        """The raw pages of a frame. Raises Damaged."""
+        entry = self.frames[number]
+        raw = self._decompress(
+            self._bytes(int(entry["offset"]), int(entry["stored"])),
+            int(entry["pages"]) * PAGE,
+            f"frame {number}",
+        )
+        if len(raw) != int(entry["pages"]) * PAGE:
+            raise Damaged(f"frame {number} has {len(raw)} bytes", subject=self.subject)
+        return raw
+
+    def _section(self, number: int) -> bytes:
+        entry = self.sections[number]
+        stored = self._bytes(int(entry["offset"]), int(entry["stored"]))
+        what = f"index chunk {number - 1}" if number else "the frame table"
+        if section_hash(stored) != bytes(entry["hash"]):
+            raise Damaged(f"{what} is not what was written", subject=self.subject)
+        item = ROW if number else FRAME
+        return self._decompress(stored, int(entry["count"]) * item.itemsize, what)
+
+    def _decompress(self, stored: bytes, length: int, what: str) -> bytes:
+        try:
+            return _codec.decompressor.decompress(stored, max_output_size=length)
+        except zstandard.ZstdError as error:
+            raise Damaged(f"{what} cannot be decompressed: {error}", subject=self.subject) from error
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        if offset >= self._tail_start:
+            start = offset - self._tail_start
+            return self._tail[start : start + length]
+        return self._read(offset, length)
+
+
+def open_local(path: Path) -> LogReader:
+    """Read a log that lies on local disk. Raises Damaged; OSError if the file is not there."""
+    size = path.stat().st_size
+    if size < HEADER_SIZE + FOOTER_SIZE:
+        raise Damaged(f"the log has only {size} bytes: it is truncated", subject=str(path))
+
+    def read(offset: int, length: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    return LogReader(read, str(path), size)
+
+
+def _open_new(path: Path) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _spool_error(path, error) from error
+
+
+def _spool_error(path: Path, error: OSError) -> Recoverable:
+    return SpoolFull(
+        f"the log cannot be written: {error.strerror}",
+        subject=str(path),
+        hint=f"make room on the volume of {path.parent}",
+    )
+
+
+def _fsync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,248 @@
+"""Taking a replica over and committing to it (docs/protocol.md T1 to T5, W1 to W5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from standby import failpoints
+from standby.clock import Clock
+from standby.errors import Bug, Fenced, InvalidRequest
+from standby.objects.base import Conflict, ObjectStore, Version
+from standby.records import MachineDescription
+from standby.replica.documents import (
+    NO_PARENT,
+    DiskState,
+    Head,
+    Kind,
+    LogReference,
+    Record,
+    decode_head,
+    decode_record,
+    digest,
+    encode,
+)
+from standby.replica.journal import Place, StoredRecord, read_chain, read_head
+from standby.replica.log import SealedLog
+
+_HEAD_READ = failpoints.declare("attach.head_read")
+_HEAD_SWAPPED = failpoints.declare("attach.head_swapped")
+_LISTED = failpoints.declare("attach.listed")
+_FENCE_PUT = failpoints.declare("attach.fence_put")
+_ATTACHED = failpoints.declare("attach.done")
+_LOG_PUT = failpoints.declare("upload.log_put")
+_RECORD_PUT = failpoints.declare("commit.record_put")
+_HEAD_CHECKED = failpoints.declare("commit.head_checked")
+
+NewId = Callable[[], str]
+"""Makes a nonce (a ULID as text)."""
+
+
+class Draft(NamedTuple):
+    """What a record will say, before it has a place in the chain. nonce: once per thing to say."""
+
+    kind: Kind
+    nonce: str
+    at: str
+    disks: tuple[DiskState, ...]
+    consistency: str = ""
+    note: str = ""
+    machine: MachineDescription | None = None
+
+
+def create(store: ObjectStore, name: str, *, replica: UUID, origin: str, clock: Clock) -> Head:
+    """A new, empty replica. Raises InvalidRequest if the name is taken by another replica.
+
+    Creating the same replica again (same id) finds what is there, so an interrupted creation goes on.
+    """
+    place = Place(store, name)
+    head = Head(replica=replica, name=name, created=clock.now().isoformat(), origin=origin)
+    if isinstance(store.put_if_absent(place.head, encode(head)), Conflict):
+        found, _ = read_head(place)
+        if found.replica != replica:
+            raise InvalidRequest(
+                f"the name {name} is taken by replica {found.replica} from {found.origin or 'unknown'}",
+                subject=store.url,
+                hint="choose another replica name, or another store",
+            )
+        return found
+    return head
+
+
+def attach(
+    store: ObjectStore, name: str, *, owner: str, clock: Clock, new_id: NewId, epoch: int | None = None
+) -> Writer:
+    """Take the replica over under a new epoch; from the return on no older writer can commit.
+
+    epoch: what the vault issued; None without a vault (then stored + 1). owner: the writer, for people.
+    Raises Fenced if a newer epoch owns the replica or takes it meanwhile, ChainBroken, Damaged.
+    """
+    place = Place(store, name)
+    head, version, mine = _claim(place, owner, epoch)
+    chain = read_chain(place, head.floor)
+    _LISTED.reach()
+    if chain and chain[-1].record.epoch > mine:
+        raise _fenced(place, chain[-1].record.epoch, mine, f"record {chain[-1].record.seq}")
+    nonce = new_id()
+    while True:
+        fence = Record(
+            replica=head.replica,
+            seq=chain[-1].record.seq + 1 if chain else head.floor,
+            epoch=mine,
+            kind="fence",
+            nonce=nonce,
+            parent=chain[-1].digest if chain else NO_PARENT,
+            at=clock.now().isoformat(),
+            writer=owner,
+        )
+        stored = encode(fence)
+        answer = store.put_if_absent(place.point(fence.seq), stored)
+        if not isinstance(answer, Conflict):
+            chain.append(StoredRecord(fence, digest(stored)))
+            break
+        adopted = _stored_record(place, fence.seq)
+        chain.append(adopted)
+        if adopted.record.epoch > mine:
+            raise _fenced(place, adopted.record.epoch, mine, f"record {fence.seq}")
+        if adopted.record.epoch == mine and adopted.record.nonce == nonce:
+            break
+    _FENCE_PUT.reach()
+    head, version = read_head(place)
+    if head.epoch != mine:
+        raise _fenced(place, head.epoch, mine, "the head")
+    _ATTACHED.reach()
+    return Writer(place, owner, head, version, chain)
+
+
+def _claim(place: Place, owner: str, epoch: int | None) -> tuple[Head, Version, int]:
+    """T1 and T2. A conflict is somebody else's swap (a hold, a merge, a writer): look again."""
+    while True:
+        head, version = read_head(place)
+        if head.write_features:
+            raise InvalidRequest(
+                f"the replica needs the features {', '.join(head.write_features)} to be written",
+                subject=place.subject(place.head),
+                hint="use a newer standby",
+            )
+        _HEAD_READ.reach()
+        mine = head.epoch + 1 if epoch is None else epoch
+        if head.epoch >= mine:
+            raise _fenced(place, head.epoch, mine, "the head")
+        claimed = msgspec.structs.replace(head, epoch=mine, owner=owner, changes=head.changes + 1)
+        answer = place.store.swap(place.head, encode(claimed), version)
+        if not isinstance(answer, Conflict):
+            _HEAD_SWAPPED.reach()
+            return claimed, answer, mine
+        if epoch is None:
+            epoch = mine
+
+
+def _fenced(place: Place, theirs: int, mine: int, where: str) -> Fenced:
+    return Fenced(
+        f"another writer owns the replica: {where} has epoch {theirs}, this writer has {mine}",
+        subject=place.subject(place.name),
+        hint="if this host should own the replica again, start replication anew; it takes a newer epoch",
+    )
+
+
+def _stored_record(place: Place, seq: int) -> StoredRecord:
+    name = place.point(seq)
+    data = place.store.get(name).data
+    return StoredRecord(decode_record(data, place.subject(name)), digest(data))
+
+
+class Writer:
+    """The owner of a replica under one epoch. Used by one thread at a time.
+
+    epoch: this writer's, for ever. head: as last read. chain: every record from the floor to the tail.
+    """
+
+    def __init__(
+        self, place: Place, owner: str, head: Head, version: Version, chain: list[StoredRecord]
+    ) -> None:
+        self.place = place
+        self.owner = owner
+        self.epoch = head.epoch
+        self.head = head
+        self.chain = chain
+        self._version = version
+        self._pending: tuple[str, bytes] | None = None
+
+    @property
+    def tail(self) -> Record:
+        return self.chain[-1].record
+
+    def committed(self, nonce: str) -> Record | None:
+        """The record that says what `nonce` stands for, if the chain has it."""
+        return next((s.record for s in reversed(self.chain) if s.record.nonce == nonce), None)
+
+    def upload(self, log: SealedLog) -> LogReference:
+        """W1: put a sealed log under this epoch. Harmless to repeat."""
+        name = self.place.log(self.epoch, log.log_id)
+        self.place.store.put_file(self.place.below(name), log.path)
+        _LOG_PUT.reach()
+        return LogReference(
+            name=name, size=log.size, sha256=log.sha256, root=log.root, rows=log.rows, data=log.data
+        )
+
+    def put_boot_file(self, sha256: str, path: Path) -> None:
+        """Keep a file that the machine boots from beside its disks."""
+        self.place.store.put_file(self.place.below(f"boot/{sha256}"), path)
+
+    def commit(self, draft: Draft) -> Record:
+        """W2 and W3: make the record the new tail. On a return it is committed for good.
+
+        After StoreUnreachable it may or may not be in the store: call again with the same draft, and only
+        with that one. Raises Fenced, and Bug if the chain holds something that this epoch never wrote.
+        """
+        if self._pending and self._pending[0] != draft.nonce:
+            raise Bug(
+                f"{draft.nonce} is offered while {self._pending[0]} is undecided", subject=self.place.name
+            )
+        seq = self.tail.seq + 1
+        if self._pending is None:
+            record = Record(
+                replica=self.head.replica,
+                seq=seq,
+                epoch=self.epoch,
+                parent=self.chain[-1].digest,
+                writer=self.owner,
+                **draft._asdict(),
+            )
+            self._pending = (draft.nonce, encode(record))
+        stored = self._pending[1]
+        if isinstance(self.place.store.put_if_absent(self.place.point(seq), stored), Conflict):
+            self._judge(_stored_record(self.place, seq).record, draft.nonce)
+        _RECORD_PUT.reach()
+        self._still_mine(seq)
+        _HEAD_CHECKED.reach()
+        record = decode_record(stored, self.place.subject(self.place.point(seq)))
+        self.chain.append(StoredRecord(record, digest(stored)))
+        self._pending = None
+        return record
+
+    def _judge(self, found: Record, nonce: str) -> None:
+        if found.nonce == nonce and found.epoch == self.epoch:
+            return
+        if found.epoch > self.epoch:
+            raise _fenced(self.place, found.epoch, self.epoch, f"record {found.seq}")
+        raise Bug(
+            f"record {found.seq} was written under epoch {found.epoch} by {found.writer}, which this writer "
+            f"(epoch {self.epoch}) never did: two writers share an epoch, or the store lost a fence",
+            subject=self.place.subject(self.place.point(found.seq)),
+            hint="stop all agents of this machine and run `standby replica verify`",
+        )
+
+    def _still_mine(self, seq: int) -> None:
+        changed = self.place.store.get_if_changed(self.place.head, self._version)
+        if changed:
+            self.head = decode_head(changed.data, self.place.subject(self.place.head))
+            self._version = changed.version
+        if self.head.floor > seq:
+            raise Bug(f"record {seq} lies below the floor {self.head.floor}", subject=self.place.name)
+        if self.head.epoch != self.epoch:
+            raise _fenced(self.place, self.head.epoch, self.epoch, "the head")
