@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -19,9 +20,13 @@ def disk(writer, spool) -> ModelDisk:
     """Three points of one disk of four blocks."""
     disk = ModelDisk("vda", 4 * BLOCK)
     for number in range(3):
-        disk.write(number * BLOCK, bytes([65 + number]) * BLOCK)
+        disk.write(number * BLOCK, noise(number))
         commit_point(writer, [disk], spool)
     return disk
+
+
+def noise(seed: int) -> bytes:
+    return random.Random(seed).randbytes(BLOCK)
 
 
 def flip(store, name: str, at: int) -> None:
