@@ -246,9 +246,7 @@ class DirectoryStore:
 
     def _lock(self, root: int, name: str, *, exclusive: bool) -> AbstractContextManager[None]:
         """Keeps a swap's compare and rename apart from whatever else replaces or removes the name."""
-        return durable.locked(
-            root, f"{LOCKS}/{blake3.blake3(name.encode()).hexdigest()[:2]}", exclusive=exclusive
-        )
+        return durable.locked(root, f"{LOCKS}/{lock_of(name)}", exclusive=exclusive)
 
     def _make_parents(self, root: int, name: str) -> None:
         directory = name.rpartition("/")[0]
@@ -308,6 +306,11 @@ def _source(path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def lock_of(name: str) -> str:
+    """The lock file of a name. 256 for all names: they stay few, and a stopped holder blocks few."""
+    return blake3.blake3(name.encode()).hexdigest()[:2]
 
 
 def _check_file_name(name: str) -> None:

@@ -10,12 +10,12 @@ from typing import Final
 
 from ulid import ULID
 
+from standby.errors import StandbyError
 from standby.objects.base import (
     Conflict,
     Object,
     ObjectMissing,
     ObjectStore,
-    StoreUnreachable,
     StoreUnsuitable,
     Version,
 )
@@ -24,12 +24,12 @@ PREFIX: Final = "standby-probe"
 
 
 def probe(store: ObjectStore) -> None:
-    """Try every property once, on objects under `standby-probe/<ulid>/` that are removed afterwards.
+    """Try every property once, on objects `standby-probe/<ulid>-*` that are removed afterwards.
 
     Raises StoreUnsuitable naming the first property that is lacking and what the store did instead, and
     what the store raises when it cannot be reached or refuses.
     """
-    trial = _Trial(store, f"{PREFIX}/{ULID()}/")
+    trial = _Trial(store, f"{PREFIX}/{ULID()}-")
     try:
         trial.run()
     except BaseException:
@@ -41,7 +41,7 @@ def probe(store: ObjectStore) -> None:
 def _clean_up_after_failure(trial: _Trial) -> None:
     try:
         trial.clean_up()
-    except (StoreUnreachable, StoreUnsuitable):
+    except StandbyError:
         return  # the failure that brought us here tells more; what is left lies under PREFIX
 
 
@@ -49,7 +49,7 @@ class _Trial:
     def __init__(self, store: ObjectStore, place: str) -> None:
         self._store = store
         self._place = place
-        self._names = [f"{place}{part}" for part in ("a-1", "a/1", "a0", "b")]
+        self._names = [f"{place}{part}" for part in ("a-1", "a.1", "a0", "b")]
 
     def run(self) -> None:
         head = self._names[0]
