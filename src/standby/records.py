@@ -28,10 +28,13 @@ class NicDescription(msgspec.Struct, frozen=True, kw_only=True):
     model: str = "virtio-net-pci"
 
 
+BootRole = Literal["kernel", "initrd"]
+
+
 class BootFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file beside the disks without which the machine does not boot (a kernel loaded directly)."""
 
-    role: Literal["kernel", "initrd"]
+    role: BootRole
     sha256: str
     size: int
 

@@ -12,7 +12,7 @@ from standby.replica.documents import Record, encode
 from standby.replica.format import BLOCK
 from standby.replica.journal import Place, ReplicaLog, hold
 from standby.replica.writer import Draft, attach, create
-from tests.support.faulty_store import AnswerLost, FaultyStore, Refused
+from tests.support.faulty_store import Call, Fault, FaultyStore, lost, refused
 from tests.support.replicas import (
     REPLICA,
     FixedClock,
@@ -29,6 +29,20 @@ def attach_again(store, owner="agent@host-b", **options):
 
 def draft(nonce: str) -> Draft:
     return Draft(kind="point", nonce=nonce, at="2026-11-24T08:00:00+00:00", disks=())
+
+
+def foreign_record(writer, nonce: str) -> Record:
+    """A record at seq 2 under epoch 1, as another process with this writer's epoch would write it."""
+    return Record(
+        replica=REPLICA,
+        seq=2,
+        epoch=1,
+        kind="point",
+        nonce=nonce,
+        parent=writer.chain[-1].digest,
+        at="2026-11-24T08:00:00+00:00",
+        writer="somebody",
+    )
 
 
 def test_points_follow_one_another_and_open(store, writer, spool):
@@ -69,32 +83,15 @@ def test_t4_the_older_writer_can_never_commit_again(store, writer):
 
 def test_t4_adopts_a_late_commit_of_the_older_writer(store, writer):
     """The older writer's record lands between the newer one's list and its fence."""
-    late = []
-
-    class CommitsInBetween(FaultyStore):
-        def put_if_absent(self, name, data):
-            if not late:
-                late.append(name)
-                record = Record(
-                    replica=REPLICA,
-                    seq=2,
-                    epoch=1,
-                    kind="point",
-                    nonce="late",
-                    parent=writer.chain[-1].digest,
-                    at="2026-11-24T08:00:00+00:00",
-                    writer="x",
-                )
-                super().put_if_absent("web/points/" + f"{2:020d}", encode(record))
-            return super().put_if_absent(name, data)
-
-    newer = attach_again(CommitsInBetween(store))
+    record = foreign_record(writer, "late")
+    late = Call(lambda: store.put_if_absent("web/points/" + f"{2:020d}", encode(record)))
+    newer = attach_again(FaultyStore(store, [Fault("put_if_absent", late)]))
     assert newer.committed("late") is not None
     assert [r.kind for r in ReplicaLog.read(store, "web").records] == ["fence", "point", "fence"]
 
 
 def test_w2_a_lost_answer_is_won_by_putting_the_same_again(store, writer):
-    writer.place.store = FaultyStore(store, [AnswerLost("put_if_absent")])
+    writer.place.store = FaultyStore(store, [Fault("put_if_absent", lost())])
     with pytest.raises(StoreUnreachable):
         writer.commit(draft("a"))
     assert writer.commit(draft("a")).seq == 2
@@ -102,7 +99,7 @@ def test_w2_a_lost_answer_is_won_by_putting_the_same_again(store, writer):
 
 
 def test_w2_another_draft_is_refused_while_one_is_undecided(store, writer):
-    writer.place.store = FaultyStore(store, [Refused("put_if_absent")])
+    writer.place.store = FaultyStore(store, [Fault("put_if_absent", refused())])
     with pytest.raises(StoreUnreachable):
         writer.commit(draft("a"))
     with pytest.raises(Bug, match="b is offered while a is undecided"):
@@ -110,28 +107,14 @@ def test_w2_another_draft_is_refused_while_one_is_undecided(store, writer):
 
 
 def test_w2_a_record_of_the_same_epoch_that_is_not_ours_stops_everything(store, writer):
-    record = Record(
-        replica=REPLICA,
-        seq=2,
-        epoch=1,
-        kind="point",
-        nonce="other",
-        parent=writer.chain[-1].digest,
-        at="2026-11-24T08:00:00+00:00",
-        writer="ghost",
-    )
+    record = foreign_record(writer, "other")
     store.put_if_absent("web/points/" + f"{2:020d}", encode(record))
-    with pytest.raises(Bug, match="written under epoch 1 by ghost"):
+    with pytest.raises(Bug, match="written under epoch 1 by somebody"):
         writer.commit(draft("a"))
 
 
 def test_w3_a_takeover_between_put_and_check_is_not_acknowledged(store, writer):
-    class TakenOver(FaultyStore):
-        def get_if_changed(self, name, known):
-            attach_again(store)
-            return super().get_if_changed(name, known)
-
-    writer.place.store = TakenOver(store)
+    writer.place.store = FaultyStore(store, [Fault("get_if_changed", Call(lambda: attach_again(store)))])
     with pytest.raises(Fenced, match="the head has epoch 2"):
         writer.commit(draft("a"))
 

@@ -112,7 +112,32 @@ class LogWriter:
             self._write(stored)
 
     def seal(self) -> SealedLog:
-        """Write the index, make all durable and close. Raises SpoolFull."""
+        """Write the index, make all durable and close. Raises SpoolFull, and then nothing is left."""
+        try:
+            root, rows = self._write_index()
+            os.fsync(self._file)
+        except BaseException:
+            self.abandon()
+            raise
+        os.close(self._file)
+        _fsync_directory(self.path.parent)
+        return SealedLog(
+            self.path,
+            self._header.log_id,
+            self._header.disk_id,
+            self._offset,
+            self._sha256.hexdigest(),
+            root.hex(),
+            rows,
+            self.data,
+        )
+
+    def abandon(self) -> None:
+        """Close and remove the unfinished log."""
+        os.close(self._file)
+        self.path.unlink(missing_ok=True)
+
+    def _write_index(self) -> tuple[bytes, int]:
         rows = self._final_rows()
         sections = np.zeros(1 + -(-len(rows) // CHUNK_ROWS), SECTION)
         for number in range(1, len(sections)):
@@ -126,26 +151,7 @@ class LogWriter:
         footer = LogFooter(self._offset, len(directory), len(sections) - 1, len(rows)).pack()
         root = root_of(self._packed_header, directory, footer)
         self._write(directory + footer + root)
-        try:
-            os.fsync(self._file)
-        finally:
-            os.close(self._file)
-        _fsync_directory(self.path.parent)
-        return SealedLog(
-            self.path,
-            self._header.log_id,
-            self._header.disk_id,
-            self._offset,
-            self._sha256.hexdigest(),
-            root.hex(),
-            len(rows),
-            self.data,
-        )
-
-    def abandon(self) -> None:
-        """Close and remove the unfinished log."""
-        os.close(self._file)
-        self.path.unlink(missing_ok=True)
+        return root, len(rows)
 
     def _final_rows(self) -> Rows:
         if not self._rows:

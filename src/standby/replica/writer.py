@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
@@ -188,10 +187,6 @@ class Writer:
         return LogReference(
             name=name, size=log.size, sha256=log.sha256, root=log.root, rows=log.rows, data=log.data
         )
-
-    def put_boot_file(self, sha256: str, path: Path) -> None:
-        """Keep a file that the machine boots from beside its disks."""
-        self.place.store.put_file(self.place.below(f"boot/{sha256}"), path)
 
     def commit(self, draft: Draft) -> Record:
         """W2 and W3: make the record the new tail. On a return it is committed for good.

@@ -1,0 +1,342 @@
+"""The source's half of a relationship: scans and cuts become entries in the books.
+
+The rules are C1 to C7 of docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ulid import ULID
+
+from standby import failpoints
+from standby.block.extent import Extent
+from standby.clock import Clock
+from standby.hypervisor.base import Consistency, Hypervisor, Tracking, TrackingLost
+from standby.records import MachineDescription
+from standby.replica.documents import Kind
+from standby.replica.log import SealedLog, open_local
+from standby.replication.books import UNKNOWN, Books, Entry, EntryDisk, LocalLog, Relationship
+from standby.replication.dirty import dirty_blocks
+from standby.replication.extract import WORKERS, Extractor
+from standby.replication.known import KnownBlocks
+from standby.replication.precopy import once_more
+from standby.replication.spool import Spool
+
+SCAN_LOG: Final = 512 << 20
+"""Stored bytes after which a scan seals its log and commits its progress."""
+
+SCAN_STEP: Final = 256 << 20
+"""Bytes of the disk that are scanned between two looks at the log's size."""
+
+_RECOVERED = failpoints.declare("source.recovered")
+_BEGUN = failpoints.declare("source.begun")
+_SCAN_READ = failpoints.declare("scan.read")
+_SCAN_SEALED = failpoints.declare("scan.sealed")
+_SCAN_ENTERED = failpoints.declare("scan.entered")
+_SCAN_LEARNED = failpoints.declare("scan.learned")
+_PRECOPIED = failpoints.declare("cycle.precopied")
+_CUT_READ = failpoints.declare("cycle.read")
+_RELEASED = failpoints.declare("cycle.released")
+_SEALED = failpoints.declare("cycle.sealed")
+_ENTERED = failpoints.declare("cycle.entered")
+_LEARNED = failpoints.declare("cycle.learned")
+_FORGOTTEN = failpoints.declare("cycle.forgotten")
+
+ScanProgress = Callable[[str, int], None]
+"""Told a disk's id and the bytes of it that were scanned since the last call."""
+
+
+def no_progress(_disk: str, _count: int) -> None:
+    """For those who do not ask."""
+
+
+class CycleReport(NamedTuple):
+    """changed: bytes that the guest wrote since the cut before, in whole pages. under_cut: those that were
+    read while the cut was open. stored: bytes of the logs. window: seconds that the cut was open."""
+
+    entry: Entry
+    changed: int
+    under_cut: int
+    stored: int
+    window: float
+
+
+class Source:
+    """Used by one thread at a time. `describe` tells the machine as a point should keep it."""
+
+    def __init__(
+        self,
+        books: Books,
+        relationship: str,
+        hypervisor: Hypervisor,
+        describe: Callable[[], MachineDescription],
+        clock: Clock,
+        *,
+        workers: int = WORKERS,
+    ) -> None:
+        self._books = books
+        self._id = relationship
+        self._hypervisor = hypervisor
+        self._describe = describe
+        self._clock = clock
+        self._workers = workers
+        self._tracking: Tracking | None = None
+        self._spool = Spool(books, describe)
+        self._known: dict[str, KnownBlocks] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether change tracking is known to be in order."""
+        return self._tracking is not None
+
+    def recover(self) -> Mapping[str, str]:
+        """Clean up after a crash and bring change tracking in order (C4).
+
+        Returns the disks that must be scanned, with the reason; the books say so already.
+        """
+        self.let_go()
+        relationship = self._books.get(self._id)
+        self._spool.remove_orphans(relationship)
+        self._catch_up(relationship)
+        tracking = self._hypervisor.tracking(
+            relationship.machine, relationship.id, self._books.folder / "scratch" / relationship.id
+        )
+        with ExitStack() as stack:
+            stack.callback(tracking.close)
+            found = tracking.recover(relationship.active, {disk.id: disk.size for disk in relationship.disks})
+            _RECOVERED.reach()
+            lost = {disk: reason.value for disk, reason in found.items() if reason is not None}
+            if lost:
+                self._books.require_scan(self._id, lost)
+                number = relationship.active + 1
+                tracking.begin(number, sorted(lost))
+                _BEGUN.reach()
+                self._books.set_active(self._id, number)
+            stack.pop_all()
+        self._tracking = tracking
+        return lost
+
+    def scan(self, disk_id: str, progress: ScanProgress = no_progress) -> Entry | None:
+        """Scan on from where the books say, until the log is full or the disk is done (C4, C6).
+
+        Returns the entry with what differed, or None if nothing did.
+        """
+        relationship = self._books.get(self._id)
+        disk = relationship.disk(disk_id)
+        known = self._known_blocks(disk_id)
+        log = self._spool.new_log(relationship, disk_id, disk.size)
+        at = disk.scanned
+        with ExitStack() as stack:
+            stack.callback(log.abandon)
+            with self._keeping_tracking() as tracking, ExitStack() as handles:
+                live = {
+                    one: handles.enter_context(closing(handle)) for one, handle in tracking.live().items()
+                }
+                extractor = Extractor(known, log.writer, self._workers)
+                while at < disk.size and log.stored < SCAN_LOG:
+                    end = min(at + SCAN_STEP, disk.size)
+                    extractor.scan(
+                        live[disk_id], Extent(at, end - at), lambda count: progress(disk_id, count)
+                    )
+                    at = end
+            _SCAN_READ.reach()
+            sealed = log.seal()
+        if sealed is None:
+            self._books.set_scanned(self._id, disk_id, at)
+            return None
+        _SCAN_SEALED.reach()
+        entry = self._entry("scan", self._clock.now().isoformat(), {disk_id: sealed}, relationship)
+        entry = self._books.enter_scan(self._id, entry, disk_id, at)
+        _SCAN_ENTERED.reach()
+        self._learn(entry)
+        _SCAN_LEARNED.reach()
+        return entry
+
+    def cycle(self, consistency: Consistency = Consistency.CRASH, kind: Kind = "point") -> CycleReport:
+        """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds."""
+        relationship = self._books.get(self._id)
+        machine = self._describe()
+        logs = {disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks}
+        with ExitStack() as stack:
+            for log in logs.values():
+                stack.callback(log.abandon)
+            with self._keeping_tracking() as tracking:
+                asked = self._clock.now().isoformat()
+                pending = sum(tracking.pending().values())
+                if not pending and consistency is Consistency.CRASH:
+                    return self._quiet_point(relationship, machine, kind, asked)
+                extractors = {
+                    disk: Extractor(self._known_blocks(disk), log.writer, self._workers)
+                    for disk, log in logs.items()
+                }
+                number, changed = self._precopy(tracking, relationship, extractors, pending)
+                with tracking.cut(number, consistency) as cut:
+                    opened = self._clock.monotonic()
+                    under_cut = 0
+                    for disk, ended in cut.disks.items():
+                        dirty = dirty_blocks(ended.dirty, ended.disk.size)
+                        under_cut += dirty.nbytes
+                        extractors[disk].round(ended.disk, dirty)
+                    _CUT_READ.reach()
+                    at, reached, note = cut.at, cut.consistency, cut.note
+                window = self._clock.monotonic() - opened
+                _RELEASED.reach()
+            sealed = {disk: done for disk, log in logs.items() if (done := log.seal())}
+        _SEALED.reach()
+        entry = self._entry(
+            kind,
+            at.isoformat(),
+            sealed,
+            relationship,
+            consistency=reached.value,
+            note=note,
+            machine=machine,
+            changed=changed + under_cut,
+        )
+        entry = self._books.enter_point(self._id, entry, number)
+        _ENTERED.reach()
+        self._learn(entry)
+        _LEARNED.reach()
+        with self._keeping_tracking() as tracking:
+            tracking.forget(number)
+        _FORGOTTEN.reach()
+        return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
+
+    def let_go(self) -> None:
+        """Drop connections and handles; rounds go on recording."""
+        if self._tracking:
+            self._tracking.close()
+            self._tracking = None
+        for known in self._known.values():
+            known.close()
+        self._known = {}
+
+    def stop(self) -> None:
+        """End change tracking for good: nothing of this relationship stays on the machine."""
+        relationship = self._books.get(self._id)
+        if self._tracking is None:
+            self._tracking = self._hypervisor.tracking(
+                relationship.machine, relationship.id, self._books.folder / "scratch" / relationship.id
+            )
+        self._tracking.stop()
+        self.let_go()
+
+    def known_path(self, disk_id: str) -> Path:
+        return self._books.folder / "known" / self._id / f"{disk_id}.hashes"
+
+    @contextmanager
+    def _keeping_tracking(self) -> Iterator[Tracking]:
+        """Whatever goes wrong in between, the rounds must be brought in order before they are used again."""
+        tracking = self._tracking
+        if tracking is None:
+            raise AssertionError("recover() comes first")
+        try:
+            yield tracking
+        except BaseException as error:
+            self.let_go()
+            if isinstance(error, TrackingLost):
+                self._books.require_scan(self._id, {error.disk: error.lost.value})
+            raise
+
+    def _precopy(
+        self,
+        tracking: Tracking,
+        relationship: Relationship,
+        extractors: Mapping[str, Extractor],
+        pending: int,
+    ) -> tuple[int, int]:
+        """Read what is dirty from the live disks while that pays. Returns the cut's number, bytes read."""
+        number = relationship.active + 1
+        rounds = before = changed = 0
+        while once_more(rounds, before, pending):
+            with ExitStack() as handles:
+                ended = tracking.advance(number)
+                for one in ended.values():
+                    handles.enter_context(closing(one.disk))
+                before = 0
+                for disk, one in ended.items():
+                    dirty = dirty_blocks(one.dirty, one.disk.size)
+                    before += dirty.nbytes
+                    extractors[disk].round(one.disk, dirty)
+            _PRECOPIED.reach()
+            changed += before
+            rounds += 1
+            number += 1
+            pending = sum(tracking.pending().values())
+        return number, changed
+
+    def _quiet_point(
+        self, relationship: Relationship, machine: MachineDescription, kind: Kind, at: str
+    ) -> CycleReport:
+        """Nothing was written since the last cut: the disks are still as they were then."""
+        entry = self._entry(kind, at, {}, relationship, consistency=Consistency.CRASH.value, machine=machine)
+        entry = self._books.enter_point(self._id, entry, relationship.active)
+        return CycleReport(entry, 0, 0, 0, 0.0)
+
+    def _entry(
+        self,
+        kind: Kind,
+        at: str,
+        sealed: Mapping[str, SealedLog],
+        relationship: Relationship,
+        *,
+        consistency: str = "",
+        note: str = "",
+        machine: MachineDescription | None = None,
+        changed: int = 0,
+    ) -> Entry:
+        disks = tuple(
+            EntryDisk(
+                id=disk.id,
+                size=disk.size,
+                logs=(LocalLog.of(sealed[disk.id]),) if disk.id in sealed else (),
+            )
+            for disk in relationship.disks
+        )
+        return Entry(
+            kind=kind,
+            nonce=str(ULID()),
+            at=at,
+            disks=disks,
+            consistency=consistency,
+            note=note,
+            machine=machine,
+            changed=changed,
+        )
+
+    def _learn(self, entry: Entry) -> None:
+        """C5: only now may the known hashes include what the entry's logs hold."""
+        touched = [disk for disk in entry.disks if disk.logs]
+        for disk in touched:
+            known = self._known_blocks(disk.id)
+            for log in disk.logs:
+                known.learn_log(open_local(Path(log.path)))
+            known.sync()
+        if touched:
+            self._books.set_learned(self._id, [disk.id for disk in touched], entry.ordinal)
+
+    def _catch_up(self, relationship: Relationship) -> None:
+        """After a kill between entering an entry and learning it: learn it now. Repeating is harmless."""
+        missing = [
+            disk.id
+            for disk in relationship.disks
+            if disk.learned != UNKNOWN and not self.known_path(disk.id).exists()
+        ]
+        if missing:
+            self._books.set_learned(self._id, missing, UNKNOWN)
+        learned = {disk.id: disk.learned for disk in relationship.disks if disk.id not in missing}
+        for entry in self._books.queue(self._id):
+            late = any(
+                disk.logs and entry.ordinal > learned.get(disk.id, UNKNOWN) != UNKNOWN for disk in entry.disks
+            )
+            if late:
+                self._learn(entry)
+
+    def _known_blocks(self, disk_id: str) -> KnownBlocks:
+        if disk_id not in self._known:
+            self._known[disk_id] = KnownBlocks(self.known_path(disk_id))
+        return self._known[disk_id]

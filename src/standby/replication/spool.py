@@ -1,0 +1,76 @@
+"""Where an agent's logs lie until they are committed: beside each disk, or in a configured directory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ulid import ULID
+
+from standby.records import MachineDescription
+from standby.replica.format import LogHeader
+from standby.replica.log import LogWriter, SealedLog
+from standby.replication.books import Books, Relationship
+
+
+class DiskLog:
+    """The log of one disk in one entry; it comes into being with the first changed block."""
+
+    def __init__(self, path: Path, header: LogHeader) -> None:
+        self._path = path
+        self._header = header
+        self._lock = threading.Lock()
+        self._writer: LogWriter | None = None
+
+    def writer(self) -> LogWriter:
+        with self._lock:
+            if self._writer is None:
+                self._writer = LogWriter(self._path, self._header)
+            return self._writer
+
+    @property
+    def stored(self) -> int:
+        return self._writer.stored if self._writer else 0
+
+    def seal(self) -> SealedLog | None:
+        writer, self._writer = self._writer, None
+        return writer.seal() if writer else None
+
+    def abandon(self) -> None:
+        if self._writer:
+            self._writer.abandon()
+            self._writer = None
+
+
+class Spool:
+    """The logs of relationships. `describe` tells where the machine's disks lie."""
+
+    def __init__(self, books: Books, describe: Callable[[], MachineDescription]) -> None:
+        self._books = books
+        self._describe = describe
+
+    def folder(self, relationship: Relationship, disk_id: str) -> Path:
+        """The configured spool, or the disk's own directory, or (disks without one) the agent's."""
+        if relationship.spool:
+            return Path(relationship.spool)
+        described = next((disk for disk in self._describe().disks if disk.id == disk_id), None)
+        if described and described.path and Path(described.path).parent.is_dir():
+            return Path(described.path).parent
+        folder = self._books.folder / "spool"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def new_log(self, relationship: Relationship, disk_id: str, size: int) -> DiskLog:
+        log_id = ULID()
+        path = self.folder(relationship, disk_id) / f"{disk_id}-{relationship.id}-{log_id}.hrl"
+        return DiskLog(path, LogHeader(relationship.replica_id, log_id.bytes, disk_id, size))
+
+    def remove_orphans(self, relationship: Relationship) -> None:
+        """Remove logs of ours that no entry names: unfinished ones, and those committed already."""
+        queue = self._books.queue(relationship.id)
+        named = {log.path for entry in queue for disk in entry.disks for log in disk.logs}
+        for disk in relationship.disks:
+            for path in self.folder(relationship, disk.id).glob(f"{disk.id}-{relationship.id}-*.hrl"):
+                if str(path) not in named:
+                    path.unlink()

@@ -1,0 +1,143 @@
+"""The store's half of a relationship: entries become records of the replica, in order (W1 to W5, C3, C5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from standby import failpoints
+from standby.clock import Clock
+from standby.objects.base import ObjectStore
+from standby.replica.documents import DiskState, Record
+from standby.replica.format import block_count
+from standby.replica.image import REGION_BLOCKS
+from standby.replica.journal import ReplicaLog
+from standby.replica.plan import last_state
+from standby.replica.writer import Draft, NewId, Writer, attach
+from standby.replication.books import UNKNOWN, Books, Entry
+from standby.replication.known import KnownBlocks
+
+DIVERGED: Final = "the replica is not what this agent left there (another writer, or older books)"
+
+_UPLOADED: Final = failpoints.declare("ship.uploaded")
+_COMMITTED: Final = failpoints.declare("ship.committed")
+_NOTED: Final = failpoints.declare("ship.noted")
+_DELETED: Final = failpoints.declare("ship.deleted")
+_REFILLED: Final = failpoints.declare("target.refilled")
+
+
+class Target:
+    """Used by one thread at a time."""
+
+    def __init__(
+        self, books: Books, relationship: str, store: ObjectStore, owner: str, clock: Clock, new_id: NewId
+    ) -> None:
+        self._books = books
+        self._id = relationship
+        self._store = store
+        self._owner = owner
+        self._clock = clock
+        self._new_id = new_id
+        self._writer: Writer | None = None
+
+    @property
+    def attached(self) -> bool:
+        return self._writer is not None
+
+    @property
+    def epoch(self) -> int:
+        return self._writer.epoch if self._writer else 0
+
+    def attach(self, epoch: int | None = None) -> bool:
+        """Take the replica over and compare it with the books. Returns whether they agree.
+
+        Where they do not, every disk is to be scanned and the queue is dropped: its logs build on
+        something that the replica does not have.
+        """
+        relationship = self._books.get(self._id)
+        writer = attach(
+            self._store,
+            relationship.replica,
+            owner=self._owner,
+            clock=self._clock,
+            new_id=self._new_id,
+            epoch=epoch,
+        )
+        newest = last_state([stored.record for stored in writer.chain])
+        nonce = newest.nonce if newest else ""
+        queue = self._books.queue(self._id)
+        if queue and nonce == queue[0].nonce:
+            # The commit of the head of the queue had won, and its answer was lost with the agent.
+            self._forget(queue[0])
+        elif nonce != relationship.committed:
+            self._books.diverged(self._id, nonce, DIVERGED)
+            self._writer = writer
+            return False
+        self._writer = writer
+        return True
+
+    def refill(self, known: Callable[[str], Path]) -> None:
+        """C5: learn from the store what the replica has of the disks whose known hashes are unusable.
+
+        known: a disk's file of hashes. Entries of the queue are learned again by the source.
+        """
+        relationship = self._books.get(self._id)
+        unknown = [disk.id for disk in relationship.disks if disk.learned == UNKNOWN]
+        log = ReplicaLog.read(self._store, relationship.replica)
+        newest = last_state(log.records)
+        for disk_id in unknown:
+            table = KnownBlocks(known(disk_id))
+            try:
+                table.clear()
+                if newest and newest.disk(disk_id):
+                    image = log.image(newest.seq, disk_id)
+                    count = block_count(image.size)
+                    for first in range(0, count, REGION_BLOCKS):
+                        table.fill(first, image.hashes(first, min(REGION_BLOCKS, count - first)))
+                table.sync()
+            finally:
+                table.close()
+            self._books.set_learned(self._id, [disk_id], 0)
+        _REFILLED.reach()
+
+    def ship(self, entry: Entry) -> Record:
+        """Upload the entry's logs, commit its record, then forget it. Harmless to repeat."""
+        if self._writer is None:
+            raise AssertionError("attach() comes first")
+        states = tuple(
+            DiskState(
+                id=disk.id,
+                size=disk.size,
+                logs=tuple(self._writer.upload(log.sealed(disk.id)) for log in disk.logs),
+            )
+            for disk in entry.disks
+        )
+        _UPLOADED.reach()
+        record = self._writer.commit(
+            Draft(
+                kind=entry.kind,
+                nonce=entry.nonce,
+                at=entry.at,
+                disks=states,
+                consistency=entry.consistency,
+                note=entry.note,
+                machine=entry.machine,
+            )
+        )
+        _COMMITTED.reach()
+        self._forget(entry)
+        return record
+
+    def let_go(self) -> None:
+        """Forget the attachment: the next one takes a new epoch."""
+        self._writer = None
+
+    def _forget(self, entry: Entry) -> None:
+        """W4."""
+        self._books.shipped(self._id, entry)
+        _NOTED.reach()
+        for disk in entry.disks:
+            for log in disk.logs:
+                Path(log.path).unlink(missing_ok=True)
+        _DELETED.reach()
