@@ -29,7 +29,7 @@ from standby.block.serve import PLUGIN, Order, serve
 
 SIZE = 512 << 20
 BLOCK = 64 << 10
-# Sequential reads take the first half, random ones the second, so that neither finds what the other left in a cache.
+# Sequential reads take the first half, random ones the second: neither finds what the other left in a cache.
 HALF = SIZE // 2
 RANDOM = [
     Extent(page * 4096, 4096) for page in random.Random(1).sample(range(HALF // 4096, SIZE // 4096), 8192)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -50,13 +51,10 @@ def copy(
     blank = all(span.zero for span in target.spans(Extent(0, target.size)))
     if not blank and target.size > source.size:
         target.zero(Extent(source.size, target.size - source.size))
-    run = _Run(source, blank, progress)
+    run = _Run(source, target, blank, progress)
     with ThreadPoolExecutor(workers, thread_name_prefix="copy") as pool:
         try:
-            jobs = [
-                pool.submit(run.work, source.clone(), cast(WritableDisk, target.clone()))
-                for _ in range(workers)
-            ]
+            jobs = [pool.submit(run.work) for _ in range(workers)]
             parts = [job.result() for job in jobs]
         except BaseException:
             # Also when the wait is interrupted: leaving the pool waits for workers to notice.
@@ -69,45 +67,54 @@ def copy(
 class _Run:
     """What the workers of one copy share."""
 
-    def __init__(self, source: Disk, blank: bool, progress: Callable[[int], None] | None) -> None:
+    def __init__(
+        self, source: Disk, target: WritableDisk, blank: bool, progress: Callable[[int], None] | None
+    ) -> None:
         self.stop = threading.Event()
+        self._source = source
+        self._target = target
         self._blank = blank
         self._progress = progress
         self._spans = _chunks(source)
-        self._next = threading.Lock()
+        # Guards the two handles, of which the workers use only spans and clone.
+        self._shared = threading.Lock()
 
-    def work(self, source: Disk, target: WritableDisk) -> CopyResult:
-        read = written = zeroed = 0
-        buffer = memoryview(bytearray(CHUNK))
+    def work(self) -> CopyResult:
         try:
-            while (span := self._take()) is not None:
-                extent = Extent(span.offset, span.length)
-                if span.zero:
-                    zeroed += self._zero(target, extent)
-                else:
-                    view = buffer[: span.length]
-                    source.read(span.offset, view)
-                    read += span.length
-                    for part in _runs(extent, view):
-                        if part.zero:
-                            zeroed += self._zero(target, Extent(part.offset, part.length))
-                        else:
-                            start = part.offset - span.offset
-                            target.write(part.offset, view[start : start + part.length])
-                            written += part.length
-                if self._progress:
-                    self._progress(span.length)
-            target.flush()
+            with ExitStack() as stack:
+                with self._shared:
+                    source = stack.enter_context(closing(self._source.clone()))
+                    target = stack.enter_context(closing(cast(WritableDisk, self._target.clone())))
+                return self._work(source, target)
         except BaseException:
             self.stop.set()
             raise
-        finally:
-            source.close()
-            target.close()
+
+    def _work(self, source: Disk, target: WritableDisk) -> CopyResult:
+        read = written = zeroed = 0
+        buffer = memoryview(bytearray(CHUNK))
+        while (span := self._take()) is not None:
+            extent = Extent(span.offset, span.length)
+            if span.zero:
+                zeroed += self._zero(target, extent)
+            else:
+                view = buffer[: span.length]
+                source.read(span.offset, view)
+                read += span.length
+                for part in _runs(extent, view):
+                    if part.zero:
+                        zeroed += self._zero(target, Extent(part.offset, part.length))
+                    else:
+                        start = part.offset - span.offset
+                        target.write(part.offset, view[start : start + part.length])
+                        written += part.length
+            if self._progress:
+                self._progress(span.length)
+        target.flush()
         return CopyResult(read, written, zeroed)
 
     def _take(self) -> Span | None:
-        with self._next:
+        with self._shared:
             return None if self.stop.is_set() else next(self._spans, None)
 
     def _zero(self, target: WritableDisk, extent: Extent) -> int:
