@@ -96,8 +96,9 @@ class Connections:
     def run(self, verb: str, issue: Issue, jobs: Iterable[tuple[int, Any]]) -> None:
         """Issue every job (offset, buffer or length) and return when all are done.
 
-        `verb` (as "read") is for the message. Raises DiskFailed for the first job that the server refused, after those in
-        flight came back; DiskUnreachable when the connection broke or nothing moved for the time limit.
+        `verb` (as "read") is for the message. Raises DiskFailed for the first job that the server refused,
+        after those in flight came back; DiskUnreachable when the connection broke or nothing moved for the
+        time limit.
         """
         self._check()
         try:
