@@ -226,7 +226,7 @@ class Qmp:
         client.register_listener(_Dispatch(self._deliver))
         try:
             await asyncio.wait_for(client.connect(stream), limit)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             stream.close()
             raise ControlSocketBusy(
                 f"its control socket {self.path} did not greet within {limit:g} s",
