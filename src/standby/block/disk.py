@@ -9,7 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from standby.block.extent import Extent, Span
+from standby.block.extent import Extent, Span, total
+from standby.errors import InvalidRequest, Recoverable
+
+
+class DiskUnreachable(Recoverable):
+    """The process that serves the disk is gone, or gives no answer within the time limit.
+
+    The handle is of no use afterwards: what is served under the same name later may be another
+    snapshot, so going on is the caller's decision, with a new handle.
+    """
+
+
+class DiskFailed(Recoverable):
+    """The disk answered one request with an error; the handle goes on working.
+
+    extent: the bytes concerned. errno: the error's number.
+    """
+
+    def __init__(self, cause: str, *, subject: str, extent: Extent, errno: int, hint: str = "") -> None:
+        super().__init__(cause, subject=subject, hint=hint)
+        self.extent = extent
+        self.errno = errno
+
+
+class DiskReadOnly(InvalidRequest):
+    """A write to a disk that was opened, or is served, for reading only."""
 
 
 class Disk(Protocol):
@@ -55,3 +80,12 @@ class WritableDisk(Disk, Protocol):
     def flush(self) -> None:
         """Return only when everything written is durable."""
         ...
+
+
+def check_extents(extents: Sequence[Extent], size: int, room: int) -> None:
+    """ValueError unless all extents lie within a disk of `size` bytes and fill `room` bytes exactly."""
+    for extent in extents:
+        if extent.offset < 0 or extent.length < 0 or extent.end > size:
+            raise ValueError(f"{extent} does not lie within a disk of {size} bytes")
+    if total(extents) != room:
+        raise ValueError(f"the extents have {total(extents)} bytes, the buffer {room}")

@@ -1,0 +1,283 @@
+"""A synchronous QMP client: commands, transactions and events of one QEMU or qemu-storage-daemon.
+
+The protocol itself is `qemu.qmp` (asyncio); its event loop runs in one thread of ours for the whole process.
+Nothing reconnects by itself: a connection that was lost says so in every later call, since whoever was in the
+middle of something must look at the machine again before going on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qemu.qmp import (
+    ConnectError,
+    EventListener,
+    ExecuteError,
+    QMPClient,
+    QMPError,
+    Runstate,
+)
+from qemu.qmp.message import Message
+
+from standby.errors import NeedsPerson
+from standby.hypervisor.base import MachineUnreachable
+
+Event = Mapping[str, Any]
+_T = TypeVar("_T")
+
+GREETING_LIMIT = 5.0
+"""Seconds in which a free QMP socket surely greets; one that another client holds stays silent."""
+
+COMMAND_LIMIT = 30.0
+"""Seconds for one command. A transaction drains the disks first, so slow storage of the guest counts."""
+
+# The library logs what it also raises; without a handler Python would print it to stderr.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+
+class QmpError(NeedsPerson):
+    """QEMU refused a command. `kind` is QMP's error class, `desc` its text; callers map what they expect."""
+
+    def __init__(self, command: str, kind: str, desc: str, *, subject: str) -> None:
+        self.command = command
+        self.kind = kind
+        self.desc = desc
+        super().__init__(
+            f"QEMU refused {command}: {desc}",
+            subject=subject,
+            hint="look at the machine's log and at what else uses its disks; then try again",
+        )
+
+
+class ControlSocketBusy(MachineUnreachable):
+    """The socket takes connections but does not greet: another client holds it, or QEMU is stuck."""
+
+
+class _LoopThread:
+    """The process's one event loop for control sockets, started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="standby-qmp", daemon=True).start()
+            return self._loop
+
+
+_loop_thread = _LoopThread()
+
+
+class _Dispatch(EventListener):
+    """Hands each event on at once; the library's own listener would keep every event for ever."""
+
+    def __init__(self, deliver: Callable[[Event], None]) -> None:
+        super().__init__()
+        self._deliver = deliver
+
+    async def put(self, event: Message) -> None:
+        self._deliver(dict(event))
+
+
+class Events:
+    """The events since `Qmp.listening` was entered, in order."""
+
+    def __init__(self, qmp: Qmp) -> None:
+        self._qmp = qmp
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+    def wait(self, wanted: Callable[[Event], bool], limit: float) -> Event | None:
+        """The next event that is `wanted`, dropping others; None after `limit` seconds without.
+
+        Raises MachineUnreachable when the connection goes away.
+        """
+        deadline = time.monotonic() + limit
+        while True:
+            try:
+                event = self._queue.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                return None
+            if event is None:
+                self._queue.put(None)
+                raise self._qmp.lost("waiting for an event")
+            if wanted(event):
+                return event
+
+
+class Qmp:
+    """One connection. Thread-safe. Raises MachineUnreachable in every call once the connection is lost."""
+
+    def __init__(self, machine: str, path: Path, *, greeting_limit: float = GREETING_LIMIT) -> None:
+        """Connect and negotiate. Raises MachineUnreachable; ControlSocketBusy if nobody greets in time."""
+        self.machine = machine
+        self.path = path
+        self.command_limit = COMMAND_LIMIT
+        self._loop = _loop_thread.get()
+        self._cause = ""
+        self._listeners: list[Events] = []
+        self._listeners_lock = threading.Lock()
+        stream = self._open_socket(greeting_limit)
+        self.process_id = _peer(stream)
+        self._client: QMPClient = self._call(self._connect(stream, greeting_limit))
+        self.version = self._version()
+        self._commands: frozenset[str] | None = None
+
+    def command(self, name: str, /, **arguments: Any) -> Any:
+        """Execute `name` and give back what it returns. An `_` in an argument's name stands for `-`.
+
+        Raises QmpError when QEMU refuses. On MachineUnreachable it is unknown whether it took effect.
+        """
+        options = {key.replace("_", "-"): value for key, value in arguments.items()}
+        if self._cause:
+            raise self.lost(name)
+        future = asyncio.run_coroutine_threadsafe(self._client.execute(name, options or None), self._loop)
+        try:
+            return future.result(self.command_limit)
+        except ExecuteError as error:
+            raise QmpError(name, error.error_class, str(error), subject=self.machine) from error
+        except FutureTimeout as error:
+            future.cancel()
+            self._cause = f"no answer to {name} within {self.command_limit:g} s"
+            self.close()
+            raise self.lost(name) from error
+        except (QMPError, CancelledError) as error:
+            self._cause = self._cause or str(error) or "the connection was closed"
+            raise self.lost(name) from error
+
+    def transaction(self, actions: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """All actions, given as (type, data), at one instant, or none of them (QmpError)."""
+        if actions:
+            self.command("transaction", actions=[{"type": kind, "data": data} for kind, data in actions])
+
+    def has(self, command: str) -> bool:
+        """Whether this QEMU knows the command."""
+        if self._commands is None:
+            self._commands = frozenset(entry["name"] for entry in self.command("query-commands"))
+        return command in self._commands
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Events]:
+        """Collect events from here on, so that none is missed between a command and the wait for it."""
+        events = Events(self)
+        with self._listeners_lock:
+            self._listeners.append(events)
+        if self._cause:
+            events._queue.put(None)
+        try:
+            yield events
+        finally:
+            with self._listeners_lock:
+                self._listeners.remove(events)
+
+    @property
+    def alive(self) -> bool:
+        return not self._cause
+
+    def lost(self, doing: str) -> MachineUnreachable:
+        """The error that tells this connection's end."""
+        return MachineUnreachable(
+            f"the control socket {self.path} went away ({self._cause})",
+            subject=self.machine,
+            tried=f"{doing}; whether it took effect is unknown",
+            hint="see whether the machine runs; replication connects again by itself and recovers its tracking",
+        )
+
+    def close(self) -> None:
+        """Let go of the socket, so that another client can have it. Idempotent."""
+        self._cause = self._cause or "closed by us"
+        self._loop.call_soon_threadsafe(self._closing.set)
+        # A peer that takes no more bytes must not hold the caller up.
+        with contextlib.suppress(FutureTimeout):
+            self._watcher.result(GREETING_LIMIT)
+
+    def _open_socket(self, limit: float) -> socket.socket:
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        stream.settimeout(limit)
+        try:
+            stream.connect(str(self.path))
+        except OSError as error:
+            stream.close()
+            raise MachineUnreachable(
+                f"cannot connect to its control socket {self.path}: {error.strerror or error}",
+                subject=self.machine,
+                hint="see whether the machine runs with `-qmp unix:PATH,server=on,wait=off` at this path",
+            ) from error
+        stream.setblocking(False)
+        return stream
+
+    async def _connect(self, stream: socket.socket, limit: float) -> QMPClient:
+        client = QMPClient(self.machine)
+        client.events.event_filter = lambda _: False
+        client.register_listener(_Dispatch(self._deliver))
+        try:
+            await asyncio.wait_for(client.connect(stream), limit)
+        except asyncio.TimeoutError as error:
+            stream.close()
+            raise ControlSocketBusy(
+                f"its control socket {self.path} did not greet within {limit:g} s",
+                subject=self.machine,
+                tried="connecting; a QMP socket serves one client at a time",
+                hint="close the other client (`ss -xp` lists it) or give the machine a second -qmp socket for standby",
+            ) from error
+        except ConnectError as error:
+            stream.close()
+            raise MachineUnreachable(
+                f"no QMP at its control socket {self.path}: {error}",
+                subject=self.machine,
+                hint="see whether the path is the machine's QMP socket and not its monitor, console or agent",
+            ) from error
+        self._closing = asyncio.Event()
+        self._watcher = asyncio.run_coroutine_threadsafe(self._watch(client), self._loop)
+        return client
+
+    async def _watch(self, client: QMPClient) -> None:
+        """Sees the connection's end, whoever ends it, and is the only one to tidy up behind it."""
+        closing = asyncio.ensure_future(self._closing.wait())
+        while client.runstate is Runstate.RUNNING and not closing.done():
+            changed = asyncio.ensure_future(client.runstate_changed())
+            await asyncio.wait({changed, closing}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+        closing.cancel()
+        try:
+            await client.disconnect()
+        except (OSError, EOFError, QMPError) as error:
+            self._cause = self._cause or str(error) or "QEMU closed the connection"
+        self._cause = self._cause or "QEMU closed the connection"
+        with self._listeners_lock:
+            for events in self._listeners:
+                events._queue.put(None)
+
+    def _deliver(self, event: Event) -> None:
+        with self._listeners_lock:
+            for events in self._listeners:
+                events._queue.put(event)
+
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _version(self) -> tuple[int, int, int]:
+        greeting = self._client.greeting
+        numbers: Mapping[str, int] = dict(greeting.QMP.version["qemu"]) if greeting else {}  # type: ignore[call-overload]
+        return numbers.get("major", 0), numbers.get("minor", 0), numbers.get("micro", 0)
+
+
+def _peer(stream: socket.socket) -> int:
+    """The process that listens at the other end (SO_PEERCRED: pid, uid, gid)."""
+    layout = struct.Struct("3i")
+    credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
+    return int(layout.unpack(credentials)[0])
