@@ -1,7 +1,7 @@
 """The guest's initramfs: what Debian packages put on this machine, packed without root and without tools.
 
-The archive is a cpio in the kernel's `newc` form (Documentation/driver-api/early-userspace/buffer-format.rst),
-not compressed: unpacking costs an emulated CPU more than reading.
+The archive is a cpio in the kernel's `newc` form (buffer-format.rst in its documentation), not compressed:
+unpacking costs an emulated CPU more than reading.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from standby.errors import NeedsPerson
 
 _MODULES: Final = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "ext4")
 _SOFT_MODULES: Final = ("crc32c_generic",)
-"""What ext4 asks the kernel's crypto interface for, which modules.dep does not tell; built in on some kernels."""
+"""What ext4 asks the kernel's crypto interface for: not in modules.dep, and built into some kernels."""
 
-_PROGRAMS: Final = {"qemu-ga": "qemu-guest-agent", "perl": "perl-base", "md5sum": "coreutils", "e2fsck": "e2fsprogs"}
+_PROGRAMS: Final = {
+    "qemu-ga": "qemu-guest-agent",
+    "perl": "perl-base",
+    "md5sum": "coreutils",
+    "e2fsck": "e2fsprogs",
+}
 _DIRECTORIES: Final = ("bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "var", "disk", "modules")
 
 
@@ -135,9 +140,9 @@ def _load_order(directory: Path) -> list[Path]:
                 subject=str(directory),
                 hint="apt install --reinstall linux-image-cloud-amd64",
             )
-        path, needed = dependencies[name]
+        module, needed = dependencies[name]
         # depmod lists a module's dependencies nearest first, each before what it needs itself.
-        order.update(dict.fromkeys([*reversed(needed), path]))
+        order.update(dict.fromkeys([*reversed(needed), module]))
     return list(order)
 
 

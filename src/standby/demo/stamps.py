@@ -1,9 +1,9 @@
 """Numbered writes over several disks, by which a copy shows whether it is one instant of its source.
 
 The last AREA bytes of every disk, behind its file system, hold stamps. Write g = 1, 2, 3, ... goes to disk
-(g - 1) mod n; the i-th write of a disk (i = 1, 2, ...) fills slot (i - 1) mod slots of its area. Write g + 1 is
-issued only after g completed. So at every instant the areas hold exactly the first k writes for some k, and
-any lost, torn, reordered or foreign write among those still visible breaks that.
+(g - 1) mod n; the i-th write of a disk (i = 1, 2, ...) fills slot (i - 1) mod slots of its area. Write g + 1
+is issued only after g completed. So at every instant the areas hold exactly the first k writes for some k,
+and any lost, torn, reordered or foreign write among those still visible breaks that.
 
 A slot is SLOT bytes: one 32-byte record repeated. Record, little-endian: 8 bytes `STBYSTMP`, u64 g, u32 disk,
 u32 number of disks, u64 bitwise complement of g.
@@ -104,9 +104,7 @@ class StampWriter:
         for _ in range(count):
             number = self.last + 1
             disk, offset = place(number, len(self._disks), AREA // SLOT)
-            self._disks[disk].write(
-                self._starts[disk] + offset, memoryview(stamp(number, len(self._disks)))
-            )
+            self._disks[disk].write(self._starts[disk] + offset, memoryview(stamp(number, len(self._disks))))
             self.last = number
         return self.last
 
