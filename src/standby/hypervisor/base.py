@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol, Self
 from standby.block.disk import Disk
 from standby.block.extent import Extent
 from standby.errors import NeedsPerson, Recoverable, ResyncRequired
-from standby.records import Finding, MachineDescription
+from standby.records import BootRole, Finding, MachineDescription
 
 
 class Lost(StrEnum):
@@ -153,6 +153,14 @@ class Tracking(Protocol):
         """The disks as they are now, changing while one reads. Closed by the caller."""
         ...
 
+    def pending(self) -> Mapping[str, int]:
+        """By disk, the bytes that are dirty in the round that records, at one instant. Raises TrackingLost.
+
+        A write counts once it has completed, so where all are 0, the disks are as they were when the round
+        began.
+        """
+        ...
+
     def advance(self, number: int) -> Mapping[str, Round]:
         """Begin round `number` without a snapshot: each disk's dirty extents of the round that ended,
         with the live disk to read them from. The disks are closed by the caller. Raises TrackingLost."""
@@ -190,7 +198,7 @@ class Hypervisor(Protocol):
         """Raises MachineNotFound, MachineUnreachable."""
         ...
 
-    def boot_files(self, machine: str) -> Mapping[str, Path]:
+    def boot_files(self, machine: str) -> Mapping[BootRole, Path]:
         """By role (`kernel`, `initrd`), the files beside the disks that the machine boots from."""
         ...
 

@@ -73,6 +73,8 @@ class Bitmap(NamedTuple):
     recording: bool
     busy: bool
     inconsistent: bool
+    dirty: int = 0
+    """Bytes it tells dirty; nothing of the kind while it is inconsistent."""
 
 
 class SourceDisk(NamedTuple):
@@ -211,6 +213,7 @@ class _Tree:
                     recording=bitmap["recording"],
                     busy=bitmap["busy"],
                     inconsistent=bitmap.get("inconsistent", False),
+                    dirty=bitmap["count"],
                 )
                 for bitmap in node.get("dirty-bitmaps", ())
             ),

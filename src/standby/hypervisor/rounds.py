@@ -1,8 +1,8 @@
 """Rounds as dirty bitmaps: `standby-<relationship>-<number>` on the disk's format node, 4 KiB a bit.
 
 QEMU marks a block when a write to it completes, so a write in flight while a round begins is in the newer one.
-Of a disk's rounds exactly the newest records. Counts are never looked at: after a crash they are 0 for bitmaps
-that mean nothing (facts: such a bitmap is `inconsistent` and good only for removal).
+Of a disk's rounds exactly the newest records. Counts are looked at only of the round that records: after a crash they are 0
+for bitmaps that mean nothing (facts: such a bitmap is `inconsistent` and good only for removal).
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ class Rounds:
 
     def current(self, disk: SourceDisk) -> int:
         """The number of the round that records. Raises TrackingLost if none does as it should."""
-        found = self.of(disk)
-        if (lost := _state(found)) is not None:
-            raise TrackingLost(disk.id, lost, machine=self._qmp.machine)
-        return found[-1].number
+        return self._recording(disk).number
+
+    def pending(self, disk: SourceDisk) -> int:
+        """Bytes that are dirty in the round that records. Raises TrackingLost."""
+        return self._recording(disk).bitmap.dirty
 
     def recover(self, disk: SourceDisk, active: int) -> Lost | None:
         """Make the disk's rounds one that records and reaches back to `active`, or tell why not (then none)."""
@@ -128,6 +129,12 @@ class Rounds:
                     hint="wait until the other backup, mirror or snapshot has ended (query-jobs lists it)",
                 ) from error
             raise
+
+    def _recording(self, disk: SourceDisk) -> Found:
+        found = self.of(disk)
+        if (lost := _state(found)) is not None:
+            raise TrackingLost(disk.id, lost, machine=self._qmp.machine)
+        return found[-1]
 
     def _drop(self, disk: SourceDisk, found: Iterable[Found]) -> None:
         for round in found:

@@ -107,6 +107,9 @@ class QemuTracking:
             undo.pop_all()
         return shown
 
+    def pending(self) -> Mapping[str, int]:
+        return {disk.id: self._rounds.pending(disk) for disk in self._tracked()}
+
     def advance(self, number: int) -> Mapping[str, Round]:
         disks = self._tracked()
         ended = {disk.id: self._rounds.current(disk) for disk in disks}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from standby.block.extent import Extent, pieces
@@ -14,20 +14,10 @@ from standby.replica.journal import Place
 _READ = 8 << 20
 
 
-def describe(files: Mapping[BootRole, Path]) -> tuple[BootFile, ...]:
-    """The files, by role, as a point's machine description names them."""
-    return tuple(
-        BootFile(role=role, sha256=_sha256(path), size=path.stat().st_size)
-        for role, path in sorted(files.items())
-    )
-
-
-def put(place: Place, files: Mapping[BootRole, Path]) -> tuple[BootFile, ...]:
-    """Store the files; harmless to repeat."""
-    described = describe(files)
+def put(place: Place, described: Sequence[BootFile], files: Mapping[BootRole, Path]) -> None:
+    """Store the files that a machine description names; harmless to repeat."""
     for file in described:
         place.store.put_file(place.below(f"boot/{file.sha256}"), files[file.role])
-    return described
 
 
 def fetch(place: Place, file: BootFile, into: Path) -> None:

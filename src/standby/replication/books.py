@@ -150,8 +150,12 @@ class Books:
     """Thread-safe. Raises BooksUnwritable from every method that writes."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the books in `folder`, made if missing. Raises InvalidRequest if an agent has them open."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Open the books in `folder`, made if missing. Raises InvalidRequest if an agent has them open.
+
+        `scratch` below it is where cuts keep what a guest overwrites.
+        """
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir(parents=True, exist_ok=True)
         self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)

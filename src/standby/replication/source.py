@@ -102,9 +102,7 @@ class Source:
         relationship = self._books.get(self._id)
         self._spool.remove_orphans(relationship)
         self._catch_up(relationship)
-        tracking = self._hypervisor.tracking(
-            relationship.machine, relationship.id, self._books.folder / "scratch" / relationship.id
-        )
+        tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
             stack.callback(tracking.close)
             found = tracking.recover(relationship.active, {disk.id: disk.size for disk in relationship.disks})
@@ -220,7 +218,7 @@ class Source:
         relationship = self._books.get(self._id)
         if self._tracking is None:
             self._tracking = self._hypervisor.tracking(
-                relationship.machine, relationship.id, self._books.folder / "scratch" / relationship.id
+                relationship.machine, relationship.id, self._books.scratch
             )
         self._tracking.stop()
         self.let_go()

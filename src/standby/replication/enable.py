@@ -1,0 +1,161 @@
+"""Enable protection, in Azure Site Recovery's tasks: prerequisites check, create, start."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final, NamedTuple
+from uuid import uuid4
+
+from ulid import ULID
+
+from standby import failpoints
+from standby.clock import Clock
+from standby.errors import InvalidRequest, StandbyError
+from standby.hypervisor.base import Hypervisor
+from standby.objects.base import ObjectStore
+from standby.objects.names import check_name
+from standby.objects.probe import probe
+from standby.records import Finding, MachineDescription
+from standby.replica import boot
+from standby.replica.journal import Place
+from standby.replica.writer import create
+from standby.replication.books import UNKNOWN, Books, DiskBook, Relationship
+from standby.replication.policy import Policy
+from standby.replication.states import Event, State, Status, after
+
+INITIAL: Final = "initial replication"
+"""Why a disk is scanned at first."""
+
+_CHECKED = failpoints.declare("enable.checked")
+_NOTED = failpoints.declare("enable.noted")
+_CREATED = failpoints.declare("enable.created")
+_STARTED = failpoints.declare("enable.started")
+
+
+class Request(NamedTuple):
+    """What to protect and where to. replica: its name in the store. spool: "" for beside the disks."""
+
+    machine: str
+    replica: str
+    policy: Policy
+    spool: str = ""
+    excluded: Collection[str] = ()
+
+
+class NotReady(InvalidRequest):
+    """Something stands against protecting the machine; `findings` lists all of it."""
+
+    def __init__(self, machine: str, findings: tuple[Finding, ...]) -> None:
+        self.findings = findings
+        blocking = [finding for finding in findings if finding.blocks]
+        super().__init__(
+            "; ".join(f"{one.subject}: {one.problem} ({one.fix})" for one in blocking),
+            subject=f"{machine}, prerequisites check",
+            hint="correct these and enable protection again",
+        )
+
+
+def prerequisites(
+    request: Request, hypervisor: Hypervisor, store: ObjectStore, scratch: Path
+) -> tuple[Finding, ...]:
+    """Everything that stands against protecting the machine, or limits it: all of it, at once."""
+    findings = list(hypervisor.check(request.machine, scratch))
+    description = hypervisor.describe(request.machine)
+    known = {disk.id for disk in description.disks}
+    findings += [
+        Finding(
+            subject=disk,
+            problem="it is to be left out, but the machine has no such disk",
+            fix=f"name one of {', '.join(sorted(known))}",
+            blocks=True,
+        )
+        for disk in sorted(set(request.excluded) - known)
+    ]
+    if not known - set(request.excluded):
+        findings.append(
+            Finding(
+                subject=request.machine, problem="no disk is left to protect", fix="include one", blocks=True
+            )
+        )
+    if request.spool and not Path(request.spool).is_dir():
+        findings.append(
+            Finding(subject=request.spool, problem="it is no directory", fix="create it", blocks=True)
+        )
+    for subject, ask in (
+        (store.url, lambda: probe(store)),
+        (request.replica, lambda: check_name(request.replica)),
+    ):
+        try:
+            ask()
+        except StandbyError as error:
+            findings.append(Finding(subject=subject, problem=str(error), fix=error.hint, blocks=True))
+    return tuple(findings)
+
+
+def enable(
+    request: Request, books: Books, hypervisor: Hypervisor, store: ObjectStore, origin: str, clock: Clock
+) -> Relationship:
+    """Enable protection; the engine does the rest. Interrupted anywhere, it is called again and goes on.
+
+    Raises NotReady with every finding; InvalidRequest if the machine or the replica's name is taken.
+    """
+    relationship = _interrupted(books, request)
+    if relationship is None:
+        findings = prerequisites(request, hypervisor, store, books.scratch)
+        if any(finding.blocks for finding in findings):
+            raise NotReady(request.machine, findings)
+        _CHECKED.reach()
+        relationship = _relationship(request, hypervisor.describe(request.machine), store.url)
+        books.add(relationship)
+    _NOTED.reach()
+    try:
+        create(store, request.replica, replica=relationship.replica_id, origin=origin, clock=clock)
+    except InvalidRequest:
+        # Nothing was made in the store: the request can be put again with another name.
+        books.remove(relationship.id)
+        raise
+    description = hypervisor.describe(request.machine)
+    boot.put(Place(store, request.replica), description.boot_files, hypervisor.boot_files(request.machine))
+    _CREATED.reach()
+    books.set_status(relationship.id, after(relationship.status, Event.STARTED, request.machine))
+    _STARTED.reach()
+    return books.get(relationship.id)
+
+
+def _interrupted(books: Books, request: Request) -> Relationship | None:
+    """A relationship that an earlier, killed call has noted and not started."""
+    return next(
+        (
+            one
+            for one in books.relationships()
+            if one.machine == request.machine
+            and one.status.state is State.NEW
+            and one.replica == request.replica
+        ),
+        None,
+    )
+
+
+def _relationship(request: Request, description: MachineDescription, store: str) -> Relationship:
+    return Relationship(
+        id=str(ULID())[-12:].lower(),
+        machine=request.machine,
+        store=store,
+        replica=request.replica,
+        replica_id=uuid4(),
+        policy=request.policy,
+        spool=request.spool,
+        status=Status(State.NEW),
+        active=0,
+        committed="",
+        failures=0,
+        first_failure=None,
+        retry_at=None,
+        error="",
+        disks=tuple(
+            DiskBook(id=disk.id, size=disk.size, scan=INITIAL, scanned=0, learned=UNKNOWN)
+            for disk in description.disks
+            if disk.id not in request.excluded
+        ),
+    )

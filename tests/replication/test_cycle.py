@@ -1,0 +1,47 @@
+"""The main job on disks that a real storage daemon serves to a real writer."""
+
+from __future__ import annotations
+
+import pytest
+
+from standby.replica.journal import ReplicaLog
+from standby.replica.verify import verify_logs, verify_point
+from standby.replication.states import State
+from tests.hypervisor.processes import Daemon, Writer, assert_one_instant, contents
+from tests.replication.rig import Rig
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    daemon = Daemon(tmp_path)
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def rig(tmp_path, daemon):
+    rig = Rig(tmp_path, daemon.hypervisor())
+    yield rig
+    rig.close()
+
+
+def test_points_of_a_written_machine_are_each_one_instant(rig, daemon):
+    with Writer(daemon) as writer:
+        writer.more()
+        rig.protect()
+        for _ in range(4):
+            writer.more()
+            rig.point()
+        writer.more()
+    log = ReplicaLog.read(rig.store, "vm")
+    counts = [assert_one_instant(writer, rig.images(point.seq)) for point in log.points]
+    assert counts == sorted(set(counts))
+    assert len(counts) == 5
+    for point in log.points:
+        assert verify_point(log, point).findings == ()
+    assert verify_logs(log).findings == ()
+    assert rig.seen.states == [State.FINALIZING, State.PROTECTED]
+    assert list(rig.spool.iterdir()) == []
+    assert daemon.leftovers() == []
