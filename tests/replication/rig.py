@@ -52,7 +52,7 @@ class Rig:
     ) -> None:
         self.folder = folder
         self.hypervisor = hypervisor
-        self.store = store or DirectoryStore(folder / "store", create=not (folder / "store").exists())
+        self.store = store or DirectoryStore(folder / "store", create=True)
         self.spool = folder / "spool"
         self.spool.mkdir(exist_ok=True)
         self.clock = SystemClock()
