@@ -22,7 +22,7 @@ from standby.block.extent import Extent
 from standby.block.nbd import NbdDisk
 
 SIZE = 512 << 20
-PAGES = [Extent(page * 4096, 4096) for page in random.Random(1).sample(range(SIZE // 4096), 32768)]
+PAGES = [Extent(page * 4096, 4096) for page in random.Random(1).sample(range(SIZE // 4096), 16384)]
 SHAPES = ((1, 1), (1, 32), (2, 16), (4, 8))
 
 
