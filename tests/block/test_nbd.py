@@ -2,14 +2,17 @@
 
 import os
 import random
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
 
+from standby.block.copy import copy
 from standby.block.disk import DiskFailed, DiskReadOnly, DiskUnreachable
 from standby.block.extent import Extent, union
+from standby.block.file import FileDisk
 from standby.block.images import Format, create
 from standby.block.nbd import REQUEST, NbdDisk
 from standby.errors import InvalidRequest
@@ -215,9 +218,9 @@ def test_every_request_and_the_handshake_have_the_time_limit(daemon, disk):
 
 def test_a_slow_server_that_moves_is_no_hung_one(tmp_path):
     with nbdkit(tmp_path, "memory", "16M", "delay-read=200ms", filters=["delay"]) as server:
-        disk = NbdDisk(server.socket, "", patience=1, connections=1, depth=1)
-        # Eight answers of 0.2 s: longer together than the limit for one.
-        assert read(disk, *(Extent(offset, 512) for offset in range(0, 8192, 1024))) == bytes(4096)
+        disk = NbdDisk(server.socket, "", patience=1.5, connections=1, depth=1)
+        # Ten answers of 0.2 s: longer together than the limit for one.
+        assert read(disk, *(Extent(offset, 512) for offset in range(0, 10240, 1024))) == bytes(5120)
 
 
 def test_a_failed_read_names_its_offset_and_the_disk_goes_on(tmp_path):
@@ -249,6 +252,46 @@ def test_one_failing_extent_among_many_is_named(tmp_path):
         with pytest.raises(DiskFailed, match="at offset 1048576 failed"):
             read(disk, *(Extent(number * 65536, 512) for number in range(32)))
         assert read(disk, Extent(0, 512)) == bytes(512)
+
+
+def test_an_interrupted_read_leaves_nothing_that_still_writes_into_the_buffer(disk):
+    def extents():
+        yield Extent(0, 4096)
+        raise KeyboardInterrupt
+
+    class Interrupted(list):
+        """Passes the checks, then is interrupted with a request in flight."""
+
+        rounds = 0
+
+        def __iter__(self):
+            self.rounds += 1
+            return extents() if self.rounds > 2 else super().__iter__()
+
+    with pytest.raises(KeyboardInterrupt):
+        disk.read_all(Interrupted([Extent(0, 4096)]), memoryview(bytearray(4096)))
+    with pytest.raises(DiskUnreachable, match="an interruption"):
+        read(disk, Extent(0, 1))
+
+
+@pytest.mark.parametrize("format", Format)
+def test_a_copy_into_an_image_is_what_qemu_img_compares_equal(daemon, tmp_path, format):
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        for offset in (0, 5 * MIB + 512, 20 * MIB):
+            file.seek(offset)
+            file.write(os.urandom(MIB + 4096))
+        file.truncate(SIZE)
+    path = tmp_path / "image"
+    create(path, format, SIZE)
+    daemon.add("d", path, format.driver)
+    target = NbdDisk(daemon.socket, "d")
+    result = copy(FileDisk(source), target, workers=2)
+    target.close()
+    daemon.qmp("block-export-del", id="export-d", mode="hard")
+    assert result.written < 4 * MIB
+    compare = ["qemu-img", "compare", "-U", "-f", "raw", "-F", format.driver, str(source), str(path)]
+    subprocess.run(compare, check=True)
 
 
 def test_closing_twice_is_harmless(disk):

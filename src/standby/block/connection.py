@@ -59,7 +59,7 @@ def connect(path: Path, export: str, contexts: Sequence[str], patience: float) -
             if not _move([handle], patience):
                 raise _silent(subject, patience, "the handshake")
     except nbd.Error as error:
-        if "no export" in error.string or "opt_go" in error.string:
+        if "has no export" in error.string:
             raise InvalidRequest(
                 f"the server has no export {export!r}",
                 subject=subject,
@@ -78,12 +78,15 @@ class Connections:
         self.subject = _name(path, export)
         self._patience = patience
         self._depth = depth
-        first = connect(path, export, contexts, patience)
-        self._handles = [first]
-        # Without this promise a flush covers only the writes of its own connection.
-        if first.can_multi_conn():
-            self._handles += [connect(path, export, contexts, patience) for _ in range(count - 1)]
         self._lost = ""
+        self._handles = [connect(path, export, contexts, patience)]
+        # Without this promise a flush covers only the writes of its own connection.
+        if self._handles[0].can_multi_conn():
+            try:
+                self._handles += [connect(path, export, contexts, patience) for _ in range(count - 1)]
+            except BaseException:
+                self.drop("not all connections could be made")
+                raise
 
     @property
     def first(self) -> nbd.NBD:

@@ -214,7 +214,12 @@ def attach(socket: Path) -> Served:
         # The kernel's word for who listens: unlike a pid file it cannot be stale.
         credentials = endpoint.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, struct.calcsize("3i"))
     pid, _uid, _gid = struct.unpack("3i", credentials)
-    return Served(socket, pid)
+    try:
+        return Served(socket, pid)
+    except ProcessLookupError as error:
+        raise ServerFailed(
+            "its server just ended", subject=str(socket), hint="serve the disk again"
+        ) from error
 
 
 def log_of(socket: Path) -> Path:
