@@ -1,9 +1,16 @@
 """Machines that own disks, and one instant across all of them.
 
-Change tracking is by numbered rounds. Round n records what the guest writes from the moment it begins
-until round n+1 begins; `begin`, `advance` and `cut` each begin one. Rounds stay until `forget`, so that a
-change is dropped only when a sealed log holds it. After a crash of the agent, `recover(active)` folds all
-rounds >= active into the newest and forgets the older ones.
+Change tracking is by numbered rounds. A disk's round records what the guest writes from the moment it begins
+until the disk's next one begins; `begin`, `advance` and `cut` each begin one, numbered higher than before.
+Ended rounds stay until `forget`, so that a change is dropped only when a sealed log holds it.
+
+The caller keeps one number durably: `active`, the round that began at the instant up to which everything is
+safe elsewhere. Whenever a cycle did not end well (the agent died, a cut broke, a log could not be written),
+`recover(active)` folds all later rounds back into that one, which records again: as if they never began, so
+it may be repeated at will, and numbers above `active` may be used again.
+
+`advance` and `cut` either begin their round on all disks or, raising, leave the rounds as they were; where
+even that cannot be told (MachineUnreachable), `recover` on a new connection is the way on.
 """
 
 from __future__ import annotations
@@ -13,11 +20,11 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from standby.block.disk import Disk
 from standby.block.extent import Extent
-from standby.errors import NeedsPerson, Recoverable
+from standby.errors import NeedsPerson, Recoverable, ResyncRequired
 from standby.records import Finding, MachineDescription
 
 
@@ -28,6 +35,7 @@ class Lost(StrEnum):
     TRACKING_LOST = "change tracking is gone (the machine was restarted, or its host crashed)"
     INCONSISTENT = "change tracking was not closed gracefully (host crash or kill)"
     RESIZED = "the disk has another size"
+    DETACHED = "the disk is no longer attached to the machine"
 
 
 class Consistency(StrEnum):
@@ -99,19 +107,46 @@ class DiskInUse(NeedsPerson):
     """Another process or job holds the disk in a way that excludes tracking."""
 
 
+class DiskUnsuitable(NeedsPerson):
+    """The disk cannot be tracked without danger to the guest, or not at all. Nothing was changed."""
+
+
+class TrackingLost(ResyncRequired):
+    """Changes of a disk can no longer be told apart. `disk` is its id, `lost` says why."""
+
+    def __init__(self, disk: str, lost: Lost, *, machine: str) -> None:
+        self.disk = disk
+        self.lost = lost
+        super().__init__(
+            lost.value,
+            subject=f"{machine}, disk {disk}",
+            hint="the disk is compared with its replica by hashes; recovery points stay",
+        )
+
+
+class ScratchFull(Recoverable):
+    """There is not enough free space to open a cut without danger to the guest. Nothing was changed."""
+
+
 class Tracking(Protocol):
     """Change tracking of one machine for one relationship. Used by one thread at a time."""
 
-    def recover(self, active: int) -> Mapping[str, Lost | None]:
-        """Clean up what a dead agent left (exports, jobs, scratch) and bring rounds in order.
+    def recover(self, active: int, sizes: Mapping[str, int]) -> Mapping[str, Lost | None]:
+        """Clean up what a dead agent left (exports, jobs, scratch, a frozen guest), bring rounds in order.
 
-        Per disk: rounds below `active` are forgotten, those from it on are folded into the newest; None if
-        tracking never missed a write since round `active` began, else why it may have.
+        sizes: by id, the size of each protected disk as the replica knows it; others are let go.
+        Per disk of `sizes`: None if tracking never missed a write since round `active` began (its rounds
+        are then one, recording); else why it may have (its rounds are then gone: `begin` anew).
+        `active` is 0 before the first `begin`.
         """
         ...
 
     def begin(self, number: int, disks: Sequence[str]) -> None:
-        """Begin round `number` on disks that have no intact tracking, all at one instant."""
+        """Begin round `number` on disks that have no intact tracking, all at one instant.
+
+        The caller notes durably that these disks need a scan *before* it begins them: once begun, `recover`
+        with a higher `active` finds them intact. Raises DiskUnsuitable, DiskInUse.
+        """
         ...
 
     def live(self) -> Mapping[str, Disk]:
@@ -120,15 +155,19 @@ class Tracking(Protocol):
 
     def advance(self, number: int) -> Mapping[str, Round]:
         """Begin round `number` without a snapshot: each disk's dirty extents of the round that ended,
-        with the live disk to read them from. The disks are closed by the caller."""
+        with the live disk to read them from. The disks are closed by the caller. Raises TrackingLost."""
         ...
 
     def cut(self, number: int, consistency: Consistency) -> Cut:
-        """Begin round `number` at one instant across all disks, with a snapshot of that instant."""
+        """Begin round `number` at one instant across all disks, with a snapshot of that instant.
+
+        Raises TrackingLost, ScratchFull, DiskInUse.
+        """
         ...
 
     def forget(self, below: int) -> None:
-        """Drop the rounds numbered below `below`. Only once what they tell is durable elsewhere."""
+        """Drop the ended rounds numbered below `below`. Only once what they tell is durable elsewhere, and
+        the disks that showed them are closed."""
         ...
 
     def stop(self) -> None:
@@ -143,18 +182,21 @@ class Tracking(Protocol):
 class Hypervisor(Protocol):
     """The machines of one host, as one product runs them."""
 
-    def machines(self) -> Sequence[MachineDescription]: ...
-
-    def describe(self, machine: str) -> MachineDescription:
-        """Raises MachineNotFound."""
+    def machines(self) -> Sequence[str]:
+        """The names, whether or not each can be reached now."""
         ...
 
-    def boot_files(self, machine: str) -> Mapping[str, Path]:
+    def describe(self, machine: str) -> MachineDescription:
+        """Raises MachineNotFound, MachineUnreachable."""
+        ...
+
+    def boot_files(self, machine: str) -> Mapping[Literal["kernel", "initrd"], Path]:
         """By role (`kernel`, `initrd`), the files beside the disks that the machine boots from."""
         ...
 
-    def check(self, machine: str) -> Sequence[Finding]:
-        """Everything that stands against protecting the machine, or limits it; all of it, at once."""
+    def check(self, machine: str, scratch: Path) -> Sequence[Finding]:
+        """Everything that stands against protecting the machine with this scratch directory, or limits it:
+        all of it, at once."""
         ...
 
     def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:

@@ -1,0 +1,134 @@
+"""Freezing a guest for the instant of a cut, and never leaving it frozen.
+
+A frozen guest stops at its next write, so three things thaw it: the cut itself, a watchdog thread after a
+time limit, and, should this process die in between, `recover` of the next one, by a mark beside the scratch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from standby.hypervisor.agent import SYNC_LIMIT, GuestAgent, GuestAgentRefused, GuestAgentSilent
+
+log = logging.getLogger(__name__)
+
+FROZEN_LIMIT = 10.0
+"""Seconds after which a frozen guest is thawed no matter what."""
+
+_THAW_TRIES = 600
+"""About as many seconds is a guest asked to thaw that may have frozen behind our back."""
+
+
+class Freeze:
+    """One freeze of one guest. `begin` at most once, then `end` always; `end` may be called again."""
+
+    def __init__(self, machine: str, agent: Path, mark: Path, *, limit: float = FROZEN_LIMIT) -> None:
+        self._machine = machine
+        self._path = agent
+        self._mark = mark
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._agent: GuestAgent | None = None
+        self._pending = False
+        self._expired = False
+        self._watchdog: threading.Timer | None = None
+
+    def begin(self) -> None:
+        """Freeze. Raises GuestAgentSilent or GuestAgentRefused; by then it is thawed or being thawed."""
+        with self._lock:
+            self._agent = GuestAgent(self._machine, self._path, limit=min(SYNC_LIMIT, self.limit))
+            self._mark.touch()
+            self._pending = True
+            started = time.monotonic()
+            try:
+                self._agent.freeze(self.limit)
+            except (GuestAgentSilent, GuestAgentRefused):
+                # It may have frozen some, or freeze later, in its own time.
+                self._thaw()
+                raise
+            left = max(self.limit - (time.monotonic() - started), 0)
+            self._watchdog = threading.Timer(left, self._expire)
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def end(self) -> bool:
+        """Thaw. Whether the guest was held frozen from `begin` until now."""
+        if self._watchdog:
+            self._watchdog.cancel()
+        with self._lock:
+            held = self._pending and not self._expired
+            return self._thaw() > 0 and held
+
+    def _expire(self) -> None:
+        with self._lock:
+            if self._pending:
+                log.warning("%s: thawed after %g s by the watchdog", self._machine, self.limit)
+                self._expired = True
+                self._thaw()
+
+    def _thaw(self) -> int:
+        """How many file systems were thawed. If the agent is silent, a thread goes on trying."""
+        if not self._pending:
+            return 0
+        self._pending = False
+        thawed = 0
+        try:
+            if self._agent is None:
+                raise AssertionError("pending without an agent")
+            thawed = self._agent.thaw(self.limit)
+            self._mark.unlink(missing_ok=True)
+        except (GuestAgentSilent, GuestAgentRefused):
+            _thaw_in_background(self._machine, self._path, self._mark)
+        finally:
+            # The agent serves one client: whoever comes next needs it free.
+            if self._agent:
+                self._agent.close()
+        return thawed
+
+
+def thaw_until_done(machine: str, agent: Path, mark: Path) -> None:
+    """Ask once a second to thaw until the agent says the guest is thawed; then take away the mark."""
+    for _ in range(_THAW_TRIES):
+        try:
+            if thaw_now(machine, agent):
+                mark.unlink(missing_ok=True)
+                return
+        except (GuestAgentSilent, GuestAgentRefused) as error:
+            log.warning("%s: may still be frozen: %s", machine, error)
+        time.sleep(1)
+    log.error("%s: gave up thawing the guest; thaw it with guest-fsfreeze-thaw at %s", machine, agent)
+
+
+def thaw_now(machine: str, path: Path) -> bool:
+    """Thaw the guest. Whether it is thawed now. Raises GuestAgentSilent, GuestAgentRefused."""
+    agent = GuestAgent(machine, path)
+    try:
+        agent.thaw(FROZEN_LIMIT)
+        return agent.fsfreeze_status() == "thawed"
+    finally:
+        agent.close()
+
+
+def thaw_leftover(machine: str, agent: Path | None, mark: Path) -> None:
+    """Thaw a guest that a dead process left frozen; in the background if it does not answer now."""
+    if not mark.exists():
+        return
+    if agent is None:
+        log.error("%s: may be frozen and has no guest agent socket any more; thaw it by hand", machine)
+        return
+    try:
+        if thaw_now(machine, agent):
+            mark.unlink(missing_ok=True)
+            return
+    except (GuestAgentSilent, GuestAgentRefused) as error:
+        log.warning("%s: may still be frozen: %s", machine, error)
+    _thaw_in_background(machine, agent, mark)
+
+
+def _thaw_in_background(machine: str, agent: Path, mark: Path) -> None:
+    threading.Thread(
+        target=thaw_until_done, args=(machine, agent, mark), name=f"standby-thaw-{machine}", daemon=True
+    ).start()

@@ -1,0 +1,166 @@
+"""Rounds as dirty bitmaps: `standby-<relationship>-<number>` on the disk's format node, 4 KiB a bit.
+
+QEMU marks a block when a write to it completes, so a write in flight while a round begins is in the newer
+one. Of a disk's rounds exactly the newest records. Counts are never looked at: after a crash they are 0 for
+bitmaps that mean nothing (`inconsistent`, good only for removal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from standby.errors import Bug
+from standby.failpoints import declare
+from standby.hypervisor.base import DiskInUse, Lost, TrackingLost
+from standby.hypervisor.inventory import OURS, Bitmap, SourceDisk
+from standby.hypervisor.qmp import Qmp, QmpError
+
+GRANULARITY = 4096
+"""Bytes of one bit: the page of the replica's logs."""
+
+Action = tuple[str, Mapping[str, Any]]
+
+_begun = declare("rounds.begun")
+_dropped = declare("rounds.dropped")
+_folded = declare("rounds.folded")
+_forgetting = declare("rounds.forgetting")
+_forgotten = declare("rounds.forgotten")
+
+
+class Found(NamedTuple):
+    """One of our rounds on a disk."""
+
+    number: int
+    bitmap: Bitmap
+
+
+class Rounds:
+    def __init__(self, qmp: Qmp, relationship: str) -> None:
+        self._qmp = qmp
+        self._prefix = f"{OURS}{relationship}-"
+
+    def name(self, number: int) -> str:
+        return f"{self._prefix}{number}"
+
+    def of(self, disk: SourceDisk) -> list[Found]:
+        """The disk's rounds of this relationship, oldest first."""
+        found = [
+            Found(int(number), bitmap)
+            for bitmap in disk.bitmaps
+            if (number := bitmap.name.removeprefix(self._prefix)) != bitmap.name and number.isdecimal()
+        ]
+        return sorted(found)
+
+    def current(self, disk: SourceDisk) -> int:
+        """The number of the round that records. Raises TrackingLost if none does as it should."""
+        found = self.of(disk)
+        if (lost := _state(found)) is not None:
+            raise TrackingLost(disk.id, lost, machine=self._qmp.machine)
+        return found[-1].number
+
+    def recover(self, disk: SourceDisk, active: int) -> Lost | None:
+        """Make the disk's rounds one that records and reaches back to `active`; else why not, and none."""
+        found = self.of(disk)
+        lost, base = judge(found, active)
+        if base is None:
+            self._drop(disk, found)
+            _dropped.reach()
+            return lost
+        later = [round for round in found if round.number > base]
+        self._qmp.transaction(self.fold(disk, base, [round.number for round in later]))
+        _folded.reach()
+        self._drop(disk, [round for round in found if round.number < base])
+        return None
+
+    def fold(self, disk: SourceDisk, base: int, later: Sequence[int]) -> list[Action]:
+        """Actions after which round `base` records and holds the later rounds, which are gone."""
+        if not later:
+            return []
+        names = [self.name(number) for number in later]
+        return [
+            ("block-dirty-bitmap-enable", {"node": disk.node, "name": self.name(base)}),
+            ("block-dirty-bitmap-merge", {"node": disk.node, "target": self.name(base), "bitmaps": names}),
+            *(("block-dirty-bitmap-remove", {"node": disk.node, "name": name}) for name in names),
+        ]
+
+    def begin(self, disks: Iterable[SourceDisk], number: int) -> None:
+        """Begin the first round on disks that have none of their own."""
+        actions: list[Action] = []
+        for disk in disks:
+            self._drop(disk, self.of(disk))
+            actions.append(self.add(disk, number))
+        self.run(actions)
+        _begun.reach()
+
+    def add(self, disk: SourceDisk, number: int) -> Action:
+        """The action that begins to record round `number`."""
+        bitmap = {"node": disk.node, "name": self.name(number), "granularity": GRANULARITY}
+        return "block-dirty-bitmap-add", bitmap | ({"persistent": True} if disk.persistent else {})
+
+    def end(self, disk: SourceDisk, number: int) -> Action:
+        """The action that ends the recording of round `number`."""
+        return "block-dirty-bitmap-disable", {"node": disk.node, "name": self.name(number)}
+
+    def forget(self, disk: SourceDisk, below: int) -> None:
+        """Remove the ended rounds numbered below `below`."""
+        found = self.of(disk)[:-1]
+        for round in found:
+            if round.number < below:
+                _forgetting.reach()
+                self._drop(disk, [round])
+                _forgotten.reach()
+
+    def drop_all(self, disk: SourceDisk) -> None:
+        """Remove every round of this relationship from the disk."""
+        self._drop(disk, self.of(disk))
+
+    def run(self, actions: Sequence[Action]) -> None:
+        """A transaction, with refusals told as what they mean."""
+        try:
+            self._qmp.transaction(actions)
+        except QmpError as error:
+            if "busy" in error.desc or "in use" in error.desc:
+                raise DiskInUse(
+                    f"another job of its QEMU process holds a disk: {error.desc}",
+                    subject=self._qmp.machine,
+                    tried="beginning a round; nothing was changed",
+                    hint="wait until the other backup, mirror or snapshot has ended (query-jobs lists it)",
+                ) from error
+            raise
+
+    def _drop(self, disk: SourceDisk, found: Iterable[Found]) -> None:
+        for round in found:
+            if round.bitmap.busy:
+                raise Bug(
+                    f"round {round.number} is still shown or in use",
+                    subject=f"{self._qmp.machine}, disk {disk.id}",
+                    tried="forgetting it",
+                    hint="close the disks that show it and release the cut first",
+                )
+            self._qmp.command("block-dirty-bitmap-remove", node=disk.node, name=round.bitmap.name)
+
+
+def judge(found: Sequence[Found], active: int) -> tuple[Lost | None, int | None]:
+    """Whether rounds (oldest first) tell every write since round `active` began; from which one on.
+
+    The disk's round at the instant `active` began is the newest one not above it: `begin` on other disks
+    does not begin one here. If there is none, recording began later than that instant.
+    """
+    if not found:
+        return (Lost.TRACKING_LOST if active else Lost.NEVER_TRACKED), None
+    bases = [round.number for round in found if round.number <= active]
+    if not bases:
+        inconsistent = any(round.bitmap.inconsistent for round in found)
+        return (Lost.INCONSISTENT if inconsistent else Lost.TRACKING_LOST), None
+    base = bases[-1]
+    lost = _state([round for round in found if round.number >= base])
+    return lost, (base if lost is None else None)
+
+
+def _state(found: Sequence[Found]) -> Lost | None:
+    if any(round.bitmap.inconsistent for round in found):
+        return Lost.INCONSISTENT
+    if not found or not found[-1].bitmap.recording:
+        return Lost.TRACKING_LOST
+    return None
