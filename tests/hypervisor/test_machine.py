@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
-from standby.hypervisor.base import DiskUnsuitable, MachineNotFound
+from standby.hypervisor.base import Consistency, DiskUnsuitable, MachineNotFound
 from standby.hypervisor.findings import survey
+from standby.hypervisor.inventory import disks_of
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.hypervisor.scratch import CutLimits
 from standby.records import DiskDescription, NicDescription
@@ -23,19 +24,8 @@ class Machine(Process):
     def __init__(self, directory, *arguments, images=(("a", "qcow2"),)):
         for name, kind in images:
             subprocess.run(["qemu-img", "create", "-q", "-f", kind, directory / name, str(SIZE)], check=True)
-        fixed = [
-            "qemu-system-x86_64",
-            "-accel",
-            "tcg",
-            "-S",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-m",
-            "64",
-            "-smp",
-            "2",
-        ]
+        fixed = ["qemu-system-x86_64", "-accel", "tcg", "-S", "-nodefaults", "-display", "none"]
+        fixed += ["-m", "64", "-smp", "2"]
         for name in ("qmp", "own"):
             fixed += ["-qmp", f"unix:{name},server=on,wait=off"]
         super().__init__(directory, [*fixed, *arguments])
@@ -57,12 +47,9 @@ def start(tmp_path):
         machine.stop()
 
 
-def drive(name, kind, node=None, **more):
+def drive(name, kind, **more):
     options = "".join(f",{key.replace('_', '-')}={value}" for key, value in more.items())
-    return [
-        "-blockdev",
-        f"driver={kind},node-name={node or name},file.driver=file,file.filename={name}{options}",
-    ]
+    return ["-blockdev", f"driver={kind},node-name={name},file.driver=file,file.filename={name}{options}"]
 
 
 def problems(hypervisor, scratch):
@@ -80,10 +67,11 @@ def about(found, text):
 def test_describes_a_machine_so_that_it_can_be_built_again(start, tmp_path):
     for name in ("vmlinuz", "initrd"):
         (tmp_path / name).write_bytes(name.encode() * 1000)
-    # QEMU reads the kernel's header at once, so it must look like one: the multiboot-free bzImage magic.
+    # QEMU reads the kernel's header at once (Linux, Documentation/arch/x86/boot.rst), so it must have one.
     header = bytearray(64 << 10)
     header[0x1F1], header[0x1FE:0x200], header[0x202:0x206] = 1, b"\x55\xaa", b"HdrS"
     header[0x206:0x208] = b"\x06\x02"
+    header[0x22C:0x230] = b"\xff\xff\xff\x7f"  # initrd_addr_max
     (tmp_path / "vmlinuz").write_bytes(header)
     machine = start(
         *("-name", "web1", "-uuid", "6c1dbf0e-0000-4000-8000-000000000001"),
@@ -122,21 +110,19 @@ def test_tracks_a_machine_with_our_own_nbd_server(start, scratch):
     tracking.begin(1, ["data0"])
 
     def write(command):
-        answer = machine.control.command(
-            "human-monitor-command",
-            command_line=f'qemu-io -d /machine/peripheral/data0/virtio-backend "{command}"',
+        device = "/machine/peripheral/data0/virtio-backend"
+        refused = machine.control.command(
+            "human-monitor-command", command_line=f'qemu-io -d {device} "{command}"'
         )
-        assert "wrote" in answer
+        assert refused == ""
 
     write("write -P 7 1M 4k")
-    with tracking.cut(2, "crash-consistent") as cut:
+    with tracking.cut(2, Consistency.CRASH) as cut:
         write("write -P 8 1M 4k")
         disk, dirty = cut.disks["data0"]
         data = bytearray(4096)
         disk.read(1 << 20, memoryview(data))
-        assert (list(dirty), bytes(data)) == [([(1 << 20, 4096)]), b"\x07" * 4096][0:0] or (
-            dirty == [(1 << 20, 4096)] and data == b"\x07" * 4096
-        )
+        assert (dirty, bytes(data)) == ([(1 << 20, 4096)], b"\x07" * 4096)
     tracking.stop()
     tracking.close()
 
@@ -165,16 +151,10 @@ def test_daemon_disks_are_found_below_filters_of_others(tmp_path, scratch):
         tracking.recover(0, dict.fromkeys(FORMATS, SIZE))
         tracking.begin(1, ["vhdx"])
         assert daemon.bitmaps() == [("vhdx", "standby-rel-1")]
-        assert [disk.id for disk in daemon_disks(daemon)] == sorted(FORMATS), "the same while tracked"
+        assert [disk.id for disk in disks_of(daemon.control)] == sorted(FORMATS), "the same while tracked"
         tracking.close()
     finally:
         daemon.stop()
-
-
-def daemon_disks(daemon):
-    from standby.hypervisor.inventory import disks_of  # noqa: PLC0415
-
-    return disks_of(daemon.control)
 
 
 def test_machine_nobody_knows(tmp_path):
@@ -202,10 +182,9 @@ def test_all_findings_are_told_at_once(start, scratch, tmp_path):
         *("-device", "virtio-blk-pci,drive=g,id=good"),
         images=[(n, {"a": "qcow2", "d": "vmdk", "g": "qcow2"}.get(n, "raw")) for n in "abcdefg"],
     )
+    gone = [("its parent is gone", "bring it back")]
     hypervisor = machine.hypervisor(
-        chain_problems=lambda path, kind: (
-            [("its parent is gone", "bring it back")] if path.name == "g" else []
-        )
+        chain_problems=lambda path, kind: gone if (path.name, kind) == ("g", "qcow2") else []
     )
     found = problems(hypervisor, scratch)
     assert about(found, "I/O thread") == [("behind", True), ("threaded", True)]
@@ -215,7 +194,7 @@ def test_all_findings_are_told_at_once(start, scratch, tmp_path):
     assert sorted(about(found, "left out")) == [("cd", False), ("fixed", False)]
     assert about(found, "no guest agent socket is given") == [("vm", False)]
     assert about(found, "keeps no change tracking") == [("behind", False), ("shared", False)]
-    assert len(found) == 11
+    assert len(found) == 10
     assert [blocks for *_, blocks in found] == sorted((blocks for *_, blocks in found), reverse=True)
 
     tracking = hypervisor.tracking("vm", "rel", scratch)
@@ -252,10 +231,8 @@ def test_findings_on_size_space_version_jobs_and_servers(tmp_path, scratch):
     try:
         huge = CutLimits(reserve=1 << 60)
         assert about(problems(daemon.hypervisor(limits=huge), scratch), "of scratch space are free")
-        assert (
-            about(problems(daemon.hypervisor(), scratch / "missing"), "cannot be used") == [("missing", True)]
-            or (about(problems(daemon.hypervisor(), scratch / "missing"), "cannot be used")[0][1])
-        )
+        missing = problems(daemon.hypervisor(), scratch / "missing")
+        assert [blocks for _, blocks in about(missing, "cannot be used")] == [True]
         daemon.control.command("blockdev-add", driver="null-co", node_name="target", size=SIZE)
         daemon.control.command(
             "blockdev-backup", job_id="theirs", device="qcow", target="target", sync="none"
@@ -281,21 +258,5 @@ def test_findings_on_size_space_version_jobs_and_servers(tmp_path, scratch):
             "QEMU 6.2.0 is too old to show what changed",
             "no NBD server answers at ",
         ]
-    finally:
-        daemon.stop()
-
-
-def test_size_that_is_no_whole_sector(tmp_path, scratch):
-    daemon = Daemon(tmp_path, {"raw": FORMATS["raw"]})
-    daemon.stop()
-    (tmp_path / "odd").write_bytes(bytes(SIZE + 100))
-    daemon = Daemon(
-        tmp_path,
-        {"raw": FORMATS["raw"]},
-        extra=["--blockdev", "driver=raw,node-name=odd,file.driver=file,file.filename=odd,size=1000"],
-    )
-    try:
-        found = problems(daemon.hypervisor(), scratch)
-        assert about(found, "not a multiple of 512") in ([("odd", True)], [])
     finally:
         daemon.stop()

@@ -51,11 +51,7 @@ def test_judge(found, active, lost, base):
 )
 def test_disks_have_names_that_stay(qdev, device, identity):
     node = {"node-name": "node", "drv": "raw", "ro": False, "file": "x", "image": {"virtual-size": 512}}
-    block = {
-        "qdev": qdev,
-        "device": device,
-        "removable": False,
-        "inserted": {"node-name": "node", "ro": False},
-    }
+    inserted = {"node-name": "node", "ro": False}
+    block = {"qdev": qdev, "device": device, "removable": False, "inserted": inserted}
     disk = machine_disks([node], {"nodes": [], "edges": []}, [block])[0]
     assert disk.id == identity
