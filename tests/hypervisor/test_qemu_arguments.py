@@ -50,7 +50,8 @@ def test_the_tag_is_in_the_name_and_commas_are_escaped():
 def test_an_overlay_reads_through_and_keeps_what_it_read():
     found = nodes(built())
     assert found["system"]["driver"] == "qcow2"
-    assert found["system"]["backing"] == nbd_options(IMAGES["system"].backing)
+    assert found["system"]["backing"] == "backing0"
+    assert found["backing0"] == nbd_options(IMAGES["system"].backing) | {"node-name": "backing0"}
     assert found["fetch0"] == {"driver": "copy-on-read", "node-name": "fetch0", "file": "system"}
 
 

@@ -305,9 +305,11 @@ def _spawn(command: Sequence[str], files: RunFiles, description: MachineDescript
             hint="apt install qemu-system-x86",
         ) from error
     if run.returncode:
+        # With a log file, QEMU sends there what it has to say from early on.
+        said = run.stderr + (files.log.read_text() if files.log.exists() else "")
         shutil.rmtree(files.directory)
         raise StartFailed(
-            f"QEMU refused to start: {run.stderr.strip()}",
+            f"QEMU refused to start: {said.strip()}",
             subject=description.name,
             hint="correct what QEMU names (its disks, memory, accelerator), then start again",
         )
