@@ -3,7 +3,7 @@
 The files are the first of `roots` in path order, small ones aside, that fill the wanted amount, so the same
 machine gives the same disks. A disk of `size` bytes is an ext4 file system of `size` - stamps.AREA bytes,
 then the stamp area. The manifest is the file MANIFEST in the file system's root, for `md5sum -c`. It is MD5,
-as the guest has to check a gigabyte on an emulated CPU: 170 MB/s, against 40 for SHA-256; nobody forges these.
+for the guest checks a gigabyte on an emulated CPU: 170 MB/s, against 40 for SHA-256; nobody forges these.
 """
 
 from __future__ import annotations

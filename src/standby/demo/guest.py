@@ -69,8 +69,9 @@ def build(cache: Path, plans: Sequence[DiskPlan]) -> Guest:
     """The guest, from `cache` as far as that has it. Raises PackageMissing, NoContent."""
     kernel = initramfs.newest_kernel()
     archive = initramfs.build(kernel)
-    directory = cache / f"boot-{kernel.version}-{hashlib.sha256(archive).hexdigest()[:16]}"
     parts = {"vmlinuz": kernel.image.read_bytes(), "initrd": archive}
+    digest = hashlib.sha256(b"".join(parts.values())).hexdigest()
+    directory = cache / f"boot-{digest[:16]}"
     directory.mkdir(parents=True, exist_ok=True)
     for name, data in parts.items():
         if not (directory / name).exists():

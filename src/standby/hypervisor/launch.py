@@ -16,7 +16,7 @@ import msgspec
 from standby.clock import Clock, SystemClock
 from standby.hypervisor import guest_exec
 from standby.hypervisor.accelerator import Accelerator, choose
-from standby.hypervisor.agent import GuestAgent, GuestAgentSilent
+from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.base import MachineNotFound, MachineUnreachable
 from standby.hypervisor.host import (
     BootTimes,
@@ -218,7 +218,7 @@ class QemuMachine:
         with self._control() as qmp:
             # A press of the power button; a guest that listens to its agent only is asked there as well.
             qmp.command("system_powerdown")
-        with contextlib.suppress(GuestAgentSilent):
+        with contextlib.suppress(GuestAgentSilent, GuestAgentRefused):
             self._shut_down_by_agent()
         return self._record.process.wait(max(deadline - time.monotonic(), 0))
 
