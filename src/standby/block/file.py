@@ -92,7 +92,7 @@ class FileDisk:
         check_extents([extent], self._size, extent.length)
         if not extent.length:
             return
-        # On a device, zeroing a range means BLKZEROOUT; a hole would be allowed to fail where discard is missing.
+        # On a device ZERO_RANGE is BLKZEROOUT; punching a hole there needs a device that can discard.
         mode = _KEEP_SIZE | (_ZERO_RANGE if self._device else _PUNCH_HOLE)
         if _libc.fallocate64(self._fd, mode, extent.offset, extent.length) == 0:
             return

@@ -52,26 +52,28 @@ class GuestAgent:
             raise
 
     def ping(self, limit: float = SYNC_LIMIT) -> None:
-        self._command("guest-ping", limit)
+        self.command("guest-ping", limit)
 
     def freeze(self, limit: float) -> int:
         """Freeze all file systems; how many. After GuestAgentSilent the freeze may still happen later."""
-        return int(self._command("guest-fsfreeze-freeze", limit))
+        return int(self.command("guest-fsfreeze-freeze", limit))
 
     def thaw(self, limit: float) -> int:
         """Thaw all file systems; how many were frozen. Harmless when none was."""
-        return int(self._command("guest-fsfreeze-thaw", limit))
+        return int(self.command("guest-fsfreeze-thaw", limit))
 
     def fsfreeze_status(self, limit: float = SYNC_LIMIT) -> Literal["frozen", "thawed"]:
-        return "frozen" if self._command("guest-fsfreeze-status", limit) == "frozen" else "thawed"
+        return "frozen" if self.command("guest-fsfreeze-status", limit) == "frozen" else "thawed"
 
     def close(self) -> None:
         self._socket.close()
 
-    def _command(self, name: str, limit: float) -> Any:
+    def command(self, name: str, limit: float, **arguments: Any) -> Any:
+        """Execute `name` and give back what it returns. An `_` in an argument's name stands for `-`."""
         deadline = time.monotonic() + limit
+        options = {key.replace("_", "-"): value for key, value in arguments.items()}
         try:
-            self._send(json.dumps({"execute": name}).encode(), deadline)
+            self._send(json.dumps({"execute": name, "arguments": options}).encode(), deadline)
             answer = json.loads(self._read_until(b"\n", deadline))
         except OSError as error:
             raise self._silent(f"lost it during {name}: {error.strerror or error}") from error
