@@ -94,18 +94,11 @@ def _of_disk(qmp: Qmp, subject: str, disk: SourceDisk, *, shared: bool) -> Itera
             fix="convert the image with qemu-img convert, or leave this disk out",
             blocks=True,
         )
-    if disk.size % 512:
-        yield Finding(
-            subject=subject,
-            problem=f"its size of {disk.size} bytes is not a multiple of 512",
-            fix="qemu-img resize the image to whole sectors while the machine is off",
-            blocks=True,
-        )
     if thread := iothread_of(qmp, disk.device):
         yield Finding(
             subject=subject,
-            problem=f"it is served by an I/O thread ({thread}): QEMU 7.2 aborts, and the machine with it, when a "
-            "cut of such a disk is read",
+            problem=f"it is served by an I/O thread ({thread}): QEMU 7.2 aborts, and the machine with it, "
+            "when a cut of such a disk is read",
             fix="start the machine without an iothread for this disk or its controller",
             blocks=True,
         )
@@ -176,14 +169,14 @@ def _machine(qmp: Qmp, agent: Path | None) -> Iterator[Finding]:
         yield Finding(
             subject=qmp.machine,
             problem=f"{why}: points are crash-consistent only",
-            fix="install qemu-guest-agent in the guest, give the machine its channel, and tell standby the socket",
+            fix="install qemu-guest-agent in the guest, give the machine its channel, name the socket here",
             blocks=False,
         )
     if any(is_flash(block) for block in qmp.command("query-block")):
         yield Finding(
             subject=qmp.machine,
             problem="it boots by UEFI, whose variables are not replicated",
-            fix="nothing if the guest boots from the removable-media path; else keep a copy of the NVRAM file",
+            fix="nothing if the guest boots from the removable-media path; else keep a copy of the NVRAM",
             blocks=False,
         )
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from standby.clock import Clock, SystemClock
 from standby.hypervisor.base import MachineNotFound
@@ -19,9 +20,11 @@ from standby.hypervisor.inventory import SourceDisk, disks_of, is_flash
 from standby.hypervisor.qmp import Qmp
 from standby.hypervisor.scratch import CutLimits
 from standby.hypervisor.tracking import QemuTracking
-from standby.records import BootFile, BootRole, DiskDescription, Finding, MachineDescription
+from standby.records import BootFile, DiskDescription, Finding, MachineDescription
 
-_ROLES: tuple[BootRole, ...] = ("kernel", "initrd")
+Role = Literal["kernel", "initrd"]
+
+_ROLES: tuple[Role, ...] = ("kernel", "initrd")
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
 _NAMESPACE = uuid.UUID("6c0e9a3e-2d0b-5c8e-9a0e-6f3f4f0c7b11")
 
@@ -98,7 +101,7 @@ class QemuHypervisor:
                 kernel_cmdline=str(qom(qmp, "/machine", "append") or "") if files else "",
             )
 
-    def boot_files(self, machine: str) -> Mapping[BootRole, Path]:
+    def boot_files(self, machine: str) -> Mapping[Role, Path]:
         with self._connected(machine) as qmp:
             return _boot_files(qmp)
 
@@ -207,8 +210,8 @@ def _absolute(qmp: Qmp, path: str) -> str:
         return ""
 
 
-def _boot_files(qmp: Qmp) -> dict[BootRole, Path]:
-    found: dict[BootRole, Path] = {}
+def _boot_files(qmp: Qmp) -> dict[Role, Path]:
+    found: dict[Role, Path] = {}
     for role in _ROLES:
         if path := _absolute(qmp, str(qom(qmp, "/machine", role) or "")):
             found[role] = Path(path)
