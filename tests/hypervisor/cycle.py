@@ -43,7 +43,9 @@ class Copies:
         self.save(**changes)
 
     def contents(self):
-        return {name: bytearray((self.directory / f"{name}.copy").read_bytes()) for name in self.state["sizes"]}
+        return {
+            name: bytearray((self.directory / f"{name}.copy").read_bytes()) for name in self.state["sizes"]
+        }
 
 
 def create(directory: Path, sizes) -> Copies:

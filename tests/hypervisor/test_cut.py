@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hypervisor.cycle import create, recover, take
-from tests.hypervisor.processes import FORMATS, SIZE, Writer, assert_one_instant, contents
 from standby.errors import Bug
 from standby.hypervisor.base import Consistency, CutBroken, Lost, MachineUnreachable, TrackingLost
+from tests.hypervisor.cycle import create, recover, take
+from tests.hypervisor.processes import FORMATS, SIZE, Writer, assert_one_instant, contents
 
 pytestmark = pytest.mark.slow
 

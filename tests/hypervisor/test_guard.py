@@ -48,7 +48,10 @@ def test_scratch_volume_that_fills_up_breaks_the_cut_and_not_the_guest(daemon, s
     limits = CutLimits(reserve=5 << 20, interval=0.005)
     tracking = begun(daemon.hypervisor(limits=limits), small_volume)
     with Writer(daemon, pause=0.002) as writer:
-        with pytest.raises(CutBroken, match="left on the scratch volume"), tracking.cut(2, Consistency.CRASH) as cut:
+        with (
+            pytest.raises(CutBroken, match="left on the scratch volume"),
+            tracking.cut(2, Consistency.CRASH) as cut,
+        ):
             wait_for(lambda: cut.broken(), "the watch")
             writer.more()
         writer.more()
@@ -123,7 +126,9 @@ def test_without_a_good_freeze_the_cut_is_crash_consistent_and_thawed(daemon, ag
 
 
 @pytest.mark.slow
-def test_guest_is_thawed_by_the_watchdog_while_the_machine_does_not_answer(daemon, agent, scratch, monkeypatch):
+def test_guest_is_thawed_by_the_watchdog_while_the_machine_does_not_answer(
+    daemon, agent, scratch, monkeypatch
+):
     tracking = begun(daemon.hypervisor(agent.path, freeze_limit=0.3), scratch)
     run = tracking._rounds.run
 

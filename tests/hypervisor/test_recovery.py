@@ -26,8 +26,11 @@ def images(cut):
     return {name: contents(disk) for name, (disk, _) in cut.disks.items()}
 
 
-@pytest.mark.parametrize("time", [1, 2])
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("point", "time"),
+    # `begin` happens once in the life of a relationship that goes well.
+    [(point, time) for point in POINTS for time in (1, 2) if (point, time) != ("rounds.begun", 2)],
+)
 def test_agent_killed_at_a_step_loses_no_change_and_leaves_nothing(daemon, agent, scratch, point, time):
     copies = create(scratch, SIZES)
     # Names to kill at are taken from the product, so a step that is never reached fails here.
@@ -75,7 +78,8 @@ def test_machine_stopped_and_started_again(tmp_path, scratch, how):
     try:
         tracking = daemon.hypervisor().tracking("vm", "rel", scratch)
         lost = recover(tracking, copies)
-        qcow = None if how == signal.SIGTERM else Lost.INCONSISTENT
+        # A round that began in the killed process is not in the image at all.
+        qcow = None if how == signal.SIGTERM else Lost.TRACKING_LOST
         assert lost == dict.fromkeys(FORMATS, Lost.TRACKING_LOST) | {"qcow": qcow}
         found = {}
         take(tracking, copies, look=lambda cut: found.update(images(cut)))
