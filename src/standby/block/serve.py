@@ -159,6 +159,10 @@ def serve(
     Returns once clients can connect. What the factory raised is raised here, as the same decision class;
     ServerFailed if the server died or took too long; InvalidRequest if something listens there already.
     """
+    if not socket.parent.is_dir():
+        raise InvalidRequest(
+            "its directory does not exist", subject=str(socket), hint=f"mkdir {socket.parent}"
+        )
     _make_room(socket)
     log = log_of(socket)
     command = ["nbdkit", "--foreground", "--unix", str(socket), "--threads", str(threads)]
@@ -247,9 +251,9 @@ def _make_room(socket: Path) -> None:
 def _import_path() -> list[str]:
     """Where the server's Python (the system's own) finds what this one finds beyond its standard library."""
     home = str(Path(os.__file__).parent)
-    return [
-        entry for entry in sys.path if entry and not entry.startswith(home) and not entry.endswith(".zip")
-    ]
+    entries = [str(Path(entry).absolute()) for entry in sys.path]  # "" is the working directory
+    # A virtual environment's packages do not lie below the standard library, those of the system do.
+    return [entry for entry in entries if not entry.startswith(home) and not entry.endswith(".zip")]
 
 
 def _ask(process: subprocess.Popen[bytes], order: Order, patience: float) -> Report | None:

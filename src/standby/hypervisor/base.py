@@ -1,7 +1,7 @@
 """Machines that own disks, and one instant across all of them.
 
 Change tracking is by numbered rounds. A disk's round records what the guest writes from the moment it begins
-until the disk's next one begins; `begin`, `advance` and `cut` each begin one, numbered higher than all before.
+until the disk's next one begins; `begin`, `advance` and `cut` each begin one, numbered higher than before.
 Ended rounds stay until `forget`, so that a change is dropped only when a sealed log holds it.
 
 The caller keeps one number durably: `active`, the round that began at the instant up to which everything is
@@ -203,8 +203,8 @@ class Hypervisor(Protocol):
         ...
 
     def check(self, machine: str, scratch: Path) -> Sequence[Finding]:
-        """Everything that stands against protecting the machine with this scratch directory, or limits it; all
-        of it, at once."""
+        """Everything that stands against protecting the machine with this scratch directory, or limits it:
+        all of it, at once."""
         ...
 
     def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:

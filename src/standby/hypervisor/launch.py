@@ -36,7 +36,6 @@ from standby.records import MachineDescription
 
 _KILL_LIMIT: Final = 30.0
 _AGENT_TRY: Final = 1.0
-_POLL: Final = 0.02
 _SOCKET_PATH_LIMIT: Final = 107
 """unix(7): sun_path, less its final zero byte."""
 
@@ -175,20 +174,21 @@ class QemuMachine:
 
     def wait_booted(self, limit: float) -> BootTimes:
         deadline = time.monotonic() + limit
-        while True:
-            if not self._alive():
-                raise self._not_booted("its machine ended", f"read {self._files.log}")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise self._not_booted(
-                    f"the guest agent did not answer within {limit:g} s", f"read {self.console_log}"
-                )
+        try:
             # Only once the guest opened its port: what is sent before is thrown away.
-            if self._agent_port_open():
-                with contextlib.suppress(GuestAgentSilent):
-                    GuestAgent(self.description.name, self.agent, limit=min(left, _AGENT_TRY)).close()
-                    break
-            time.sleep(_POLL)
+            self._wait_agent_port(limit)
+        except MachineUnreachable as error:
+            raise self._not_booted("its machine ended", f"read {self._files.log}") from error
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                GuestAgent(self.description.name, self.agent, limit=min(max(left, 0.0), _AGENT_TRY)).close()
+                break
+            except GuestAgentSilent as error:
+                if left <= 0:
+                    raise self._not_booted(
+                        f"the guest agent did not answer within {limit:g} s", f"read {self.console_log}"
+                    ) from error
         answered = self._clock.now().timestamp()
         return BootTimes(self._record.resumed - self._record.asked, answered - self._record.asked)
 
@@ -261,11 +261,14 @@ class QemuMachine:
         finally:
             qmp.close()
 
-    def _agent_port_open(self) -> bool:
-        with self._control() as qmp:
-            return any(
-                port["frontend-open"] for port in qmp.command("query-chardev") if port["label"] == "agent"
-            )
+    def _wait_agent_port(self, limit: float) -> None:
+        """Return when the guest has opened the agent's port, or after `limit` seconds without."""
+        with self._control() as qmp, qmp.listening() as events:
+            ports = qmp.command("query-chardev")
+            if not any(port["label"] == "agent" and port["frontend-open"] for port in ports):
+                events.wait(
+                    lambda event: event["event"] == "VSERPORT_CHANGE" and event["data"]["open"], limit
+                )
 
     def _shut_down_by_agent(self) -> None:
         agent = GuestAgent(self.description.name, self.agent)

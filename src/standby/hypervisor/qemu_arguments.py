@@ -96,7 +96,8 @@ def arguments(
         *("-chardev", f"{_socket('console', files.console)},logfile={_escaped(str(files.console_log))}"),
         *("-serial", "chardev:console"),
         *("-device", "virtio-serial-pci", "-chardev", _socket("agent", files.agent)),
-        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+        # With an id, for QEMU tells the opening of ports that have one only (VSERPORT_CHANGE).
+        *("-device", f"virtserialport,id=agent,chardev=agent,name={AGENT_PORT}"),
         *_firmware(description, boot_files),
         *_network(description, network),
         *_disks(description, disks),
