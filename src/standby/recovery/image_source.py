@@ -65,9 +65,7 @@ class ServedImage:
     A client that asks for less than a block, as a guest does, would otherwise get bytes that no hash covers.
     """
 
-    def __init__(
-        self, image: Image, damage: Path | None, ended: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, image: Image, damage: Path | None, ended: Callable[[], None] | None = None) -> None:
         self._image = image
         self._damage = damage
         self._ended = ended

@@ -66,13 +66,24 @@ def make(root: Path, tag: str, order: msgspec.Struct, journal: Journal) -> Path:
 
 def remove(run: Path) -> None:
     """Remove a run directory whose recovery is clean."""
-    gone = run.with_name(f".gone-{run.name}")
-    with contextlib.suppress(FileNotFoundError):
+    gone = _gone(run)
+    with root_lock(run.parent):
         run.rename(gone)
-    _GONE.reach()
-    with contextlib.suppress(FileNotFoundError):
+        _sync(run.parent)
+        _GONE.reach()
         shutil.rmtree(gone)
-    _sync(run.parent)
+
+
+def finish_removal(run: Path) -> bool:
+    """Whether the directory was being removed when a process died; then it is gone now."""
+    if not _gone(run).is_dir():
+        return False
+    with root_lock(run.parent):
+        return True
+
+
+def _gone(run: Path) -> Path:
+    return run.with_name(f".gone-{run.name}")
 
 
 def recoveries(root: Path) -> list[Path]:

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from standby.block.serve import log_of, serve
 from standby.errors import Recoverable
 from standby.hypervisor.process import ProcessIdentity, find_processes
-from standby.recovery.image_source import OPEN_HELD
 from standby.records import Finding
+from standby.recovery.image_source import OPEN_HELD
 
 _PROGRAM: Final = "nbdkit"
 _KILL_LIMIT: Final = 10.0
