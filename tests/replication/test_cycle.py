@@ -7,7 +7,7 @@ import pytest
 from standby.replica.journal import ReplicaLog
 from standby.replica.verify import verify_logs, verify_point
 from standby.replication.states import State
-from tests.hypervisor.processes import Daemon, Writer, assert_one_instant, contents
+from tests.hypervisor.processes import Daemon, Writer, assert_one_instant
 from tests.replication.rig import Rig
 
 pytestmark = pytest.mark.slow

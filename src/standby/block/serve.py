@@ -125,6 +125,12 @@ class Served:
         if self.log.exists() and not self.log.stat().st_size:
             self.log.unlink()
 
+    def leave(self) -> None:
+        """Let go of a daemon without ending it."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
     def __enter__(self) -> Self:
         return self
 

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from standby.clock import Clock, SystemClock
-from standby.hypervisor import guest_exec
+from standby.hypervisor import capacity, guest_exec
 from standby.hypervisor.accelerator import Accelerator, choose
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.base import MachineNotFound, MachineUnreachable
@@ -29,11 +29,12 @@ from standby.hypervisor.host import (
     StartFailed,
     StartRefused,
 )
-from standby.hypervisor.process import ProcessIdentity
+from standby.hypervisor.process import ProcessIdentity, find_processes
 from standby.hypervisor.qemu_arguments import RunFiles, arguments, machine_name
 from standby.hypervisor.qmp import Qmp
-from standby.records import MachineDescription
+from standby.records import Finding, MachineDescription
 
+_PROGRAM: Final = "qemu-system-x86_64"
 _KILL_LIMIT: Final = 30.0
 _AGENT_TRY: Final = 1.0
 _SOCKET_PATH_LIMIT: Final = 107
@@ -56,6 +57,9 @@ class QemuHost:
     def __init__(self, *, accelerator: Accelerator | None = None, clock: Clock | None = None) -> None:
         self.accelerator: Accelerator = accelerator or choose()
         self._clock = clock or SystemClock()
+
+    def check(self, description: MachineDescription) -> Sequence[Finding]:
+        return capacity.check(description, self.accelerator)
 
     def overlay(self, path: Path, backing: str, size: int) -> DiskImage:
         # -u: the server need not be up yet. The image itself names its backing too, for qemu-img and people.
@@ -223,13 +227,16 @@ class QemuMachine:
         return self._record.process.wait(max(deadline - time.monotonic(), 0))
 
     def kill(self) -> None:
-        process = self._record.process
-        if process is not None and not process.kill(f"standby:{self.tag}:", _KILL_LIMIT):
-            raise MachineUnreachable(
-                f"process {process.pid} did not end within {_KILL_LIMIT:g} s of SIGKILL",
-                subject=self.description.name,
-                hint="it hangs in the kernel, most often on storage: see `dmesg`, then try again",
-            )
+        mark = f"standby:{self.tag}:"
+        known = [self._record.process] if self._record.process else []
+        # Also one that whoever started it did not live to note: QEMU may not have its pid file yet.
+        for process in known + find_processes(_PROGRAM, mark):
+            if not process.kill(mark, _KILL_LIMIT):
+                raise MachineUnreachable(
+                    f"process {process.pid} did not end within {_KILL_LIMIT:g} s of SIGKILL",
+                    subject=self.description.name,
+                    hint="it hangs in the kernel, most often on storage: see `dmesg`, then try again",
+                )
 
     def discard(self) -> None:
         self.kill()
@@ -292,7 +299,7 @@ def _spawn(command: Sequence[str], files: RunFiles, description: MachineDescript
     """Returns once QEMU opened its disks and sockets and left for the background."""
     try:
         run = subprocess.run(
-            ["qemu-system-x86_64", *command],
+            [_PROGRAM, *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
