@@ -1,1 +1,5 @@
+"""The command line, one module a noun."""
 
+from standby.cli.app import main
+
+__all__ = ["main"]

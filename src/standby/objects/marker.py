@@ -76,7 +76,7 @@ def check_marker(path: Path) -> None:
         raise NotAStore(
             f"no store is here: the marker {MARKER} is missing; nothing was written",
             subject=str(path),
-            hint=f"mount its file system (findmnt --target {path}), or make a new store in this directory",
+            hint=f"mount its file system (findmnt --target {path}), or make a new store: `standby store create {path}`",
         ) from error
     except OSError as error:
         raise meaning(error, "opening the store", str(path)) from error

@@ -106,7 +106,7 @@ def read_chain(place: Place, floor: int, *, upto: int | None = None) -> list[Sto
             raise ChainBroken(
                 f"the record before it, {place.point(floor + number)}, is missing",
                 subject=subject,
-                hint=f"points up to {floor + number - 1} can still be opened with --upto",
+                hint=f"points up to {floor + number - 1} can still be opened: name one with --point",
             )
         chain.append(StoredRecord(decode_record(data, subject), digest(data)))
         _check_link(chain, subject)

@@ -1,0 +1,244 @@
+"""`standby replica`: what can be done with a store alone, without an agent or a vault."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import typer
+
+from standby.cli import results
+from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
+from standby.cli.quantities import age, counted, instant, local, size, zone
+from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_bytes
+from standby.cli.replica_restore import restore, serve
+from standby.cli.replica_verify import verify
+from standby.errors import Damaged, StandbyError
+from standby.objects.address import open_store
+from standby.objects.base import ObjectStore
+from standby.replica.journal import ReplicaLog, newest_machine, replica_names
+
+app = typer.Typer()
+app.command()(verify)
+app.command()(restore)
+app.command()(serve)
+
+
+@app.command("list")
+def list_replicas(store: StoreAddress, json: Json = False) -> None:
+    """List the replicas in a store."""
+    opened = open_store(store)
+    found = [_summary(opened, name) for name in replica_names(opened)]
+    if json:
+        print_json(found)
+    elif not found:
+        say(stdout(), f"There is no replica in {opened.url} yet: `standby vm protect` makes one.")
+    else:
+        _print_summaries(found)
+    if any(one.problem for one in found):
+        raise typer.Exit(Damaged.exit_status)
+
+
+@app.command()
+def points(store: StoreAddress, replica: ReplicaName, json: Json = False) -> None:
+    """List a replica's recovery points, oldest first."""
+    log = ReplicaLog.read(open_store(store), replica)
+    found = [results.Point.of(record) for record in log.points]
+    if json:
+        print_json(found)
+        return
+    if not found:
+        say(
+            stdout(), f"{replica} has no recovery point yet: the first one comes with the end of its first scan."
+        )
+        return
+    now = datetime.now(UTC)
+    table(
+        stdout(),
+        [
+            Column("Point", right=True),
+            Column(f"Time ({zone(now)})", priority=1),
+            Column("Age", right=True),
+            Column("Consistency"),
+            Column("Changed", priority=2, right=True),
+            Column("Stored", priority=3, right=True),
+            Column("Note", priority=4),
+        ],
+        [
+            (
+                str(one.point),
+                local(instant(one.at)),
+                age(instant(one.at), now),
+                one.consistency.removesuffix("-consistent") + (", sealed" if one.sealed else ""),
+                size(one.changed),
+                size(one.stored),
+                one.note,
+            )
+            for one in found
+        ],
+    )
+
+
+@app.command()
+def show(store: StoreAddress, replica: ReplicaName, json: Json = False) -> None:
+    """Show a replica: owner, points, machine, disks, size in the store."""
+    log = ReplicaLog.read(open_store(store), replica)
+    detail = _detail(log)
+    if json:
+        print_json(detail)
+    else:
+        _print_detail(detail)
+
+
+def _summary(store: ObjectStore, name: str) -> results.Replica:
+    try:
+        log = ReplicaLog.read(store, name)
+    except StandbyError as error:
+        # One replica that is damaged must not hide the others.
+        return results.Replica(replica=name, problem=f"{error.subject}: {error.cause}")
+    newest = log.points[-1] if log.points else None
+    return results.Replica(
+        replica=name,
+        machine=machine_name(log.head, log.records),
+        origin=log.head.origin,
+        owner=log.head.owner,
+        points=len(log.points),
+        newest=results.Point.of(newest) if newest else None,
+        disks=len(newest.disks) if newest else 0,
+        disk_bytes=sum(disk.size for disk in newest.disks) if newest else 0,
+        stored=stored_bytes(store, name),
+    )
+
+
+def _print_summaries(found: list[results.Replica]) -> None:
+    now = datetime.now(UTC)
+    console = stdout()
+    table(
+        console,
+        [
+            Column("Replica"),
+            Column("Newest point", right=True),
+            Column("Points", priority=2, right=True),
+            Column("Disks", priority=3, right=True),
+            Column("Size", priority=4, right=True),
+            Column("Stored", priority=1, right=True),
+            Column("From", priority=5),
+        ],
+        [
+            (
+                one.replica,
+                age(instant(one.newest.at), now) if one.newest else "none yet",
+                str(one.points),
+                str(one.disks),
+                size(one.disk_bytes),
+                size(one.stored),
+                one.origin,
+            )
+            if not one.problem
+            else (one.replica, "unreadable", "", "", "", "", "")
+            for one in found
+        ],
+    )
+    for one in found:
+        if one.problem:
+            say(console, f"\n{one.replica} cannot be read: {one.problem}", style="red")
+
+
+def _detail(log: ReplicaLog) -> results.ReplicaDetail:
+    head, machine = log.head, newest_machine(log.records)
+    newest = log.points[-1] if log.points else None
+    last = newest or (log.records[-1] if log.records else None)
+    formats = {disk.id: disk.format for disk in machine.disks} if machine else {}
+    logs = {
+        disk.id: [
+            reference
+            for record in log.records
+            if (state := record.disk(disk.id))
+            for reference in state.logs
+        ]
+        + [layer.log for layer in head.layers if layer.disk == disk.id]
+        for disk in (last.disks if last else ())
+    }
+    return results.ReplicaDetail(
+        replica=head.name,
+        id=str(head.replica),
+        store=log.place.store.url,
+        machine=machine.name if machine else "",
+        machine_uuid=machine.uuid if machine else "",
+        memory=machine.memory if machine else 0,
+        cpus=machine.cpus if machine else 0,
+        firmware=machine.firmware if machine else "",
+        origin=head.origin,
+        created=head.created,
+        owner=head.owner,
+        epoch=head.epoch,
+        floor=head.floor,
+        records=len(log.records),
+        points=len(log.points),
+        oldest=results.Point.of(log.points[0]) if log.points else None,
+        newest=results.Point.of(newest) if newest else None,
+        stored=stored_bytes(log.place.store, log.place.name),
+        disks=tuple(
+            results.ReplicaDisk(
+                id=disk.id,
+                size=disk.size,
+                format=formats.get(disk.id, ""),
+                logs=len(logs[disk.id]),
+                changed=sum(one.data for one in logs[disk.id]),
+                stored=sum(one.size for one in logs[disk.id]),
+            )
+            for disk in (last.disks if last else ())
+        ),
+        holds=tuple(results.Hold(point=hold.seq, by=hold.by) for hold in head.holds),
+    )
+
+
+def _print_detail(detail: results.ReplicaDetail) -> None:
+    console, now = stdout(), datetime.now(UTC)
+
+    def told(point: results.Point | None) -> str:
+        if point is None:
+            return "none yet"
+        at = instant(point.at)
+        return f"{point.point}, {age(at, now)} ({local(at)} {zone(at)}), {point.consistency}"
+
+    hardware = (
+        f"{detail.machine}, {counted(detail.cpus, 'CPU')}, {size(detail.memory)} memory, {detail.firmware} boot"
+        if detail.memory
+        else f"{detail.machine} (disks only)"
+        if detail.machine
+        else ""
+    )
+    created = instant(detail.created)
+    fields(
+        console,
+        [
+            Field("Replica", f"{detail.replica} ({detail.id})"),
+            Field("Store", detail.store),
+            Field("Machine", hardware),
+            Field("From", detail.origin),
+            Field("Created", f"{local(created)} {zone(created)}"),
+            Field("Owner", f"{detail.owner or 'nobody yet'}, epoch {detail.epoch}"),
+            Field("Points", f"{detail.points} (records {detail.floor} to {detail.floor + detail.records - 1})"),
+            Field("Oldest", told(detail.oldest) if detail.points > 1 else ""),
+            Field("Newest", told(detail.newest)),
+            Field("Stored", size(detail.stored)),
+            *(Field("In use", f"point {hold.point}, by {hold.by}") for hold in detail.holds),
+        ],
+    )
+    if detail.disks:
+        console.print()
+        table(
+            console,
+            [
+                Column("Disk"),
+                Column("Size", right=True),
+                Column("Format", priority=2),
+                Column("Logs", priority=1, right=True),
+                Column("Changed", priority=3, right=True),
+                Column("Stored", right=True),
+            ],
+            [
+                (d.id, size(d.size), d.format or "-", str(d.logs), size(d.changed), size(d.stored))
+                for d in detail.disks
+            ],
+        )

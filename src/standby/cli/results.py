@@ -1,0 +1,230 @@
+"""What commands print under --json. Part of the interface: docs/cli.md names every key, a test compares."""
+
+from __future__ import annotations
+
+import msgspec
+
+from standby.records import Finding
+from standby.replica.documents import Record
+
+
+class PointDisk(msgspec.Struct, kw_only=True):
+    """changed: bytes of the pages that this point adds. stored: what they take in the store."""
+
+    id: str
+    size: int
+    changed: int
+    stored: int
+
+
+class Point(msgspec.Struct, kw_only=True):
+    point: int
+    at: str
+    consistency: str
+    sealed: bool
+    note: str
+    epoch: int
+    writer: str
+    changed: int
+    stored: int
+    disks: tuple[PointDisk, ...]
+
+    @classmethod
+    def of(cls, record: Record) -> Point:
+        disks = tuple(
+            PointDisk(
+                id=disk.id,
+                size=disk.size,
+                changed=sum(log.data for log in disk.logs),
+                stored=sum(log.size for log in disk.logs),
+            )
+            for disk in record.disks
+        )
+        return cls(
+            point=record.seq,
+            at=record.at,
+            consistency=record.consistency,
+            sealed=record.kind == "seal",
+            note=record.note,
+            epoch=record.epoch,
+            writer=record.writer,
+            changed=sum(disk.changed for disk in disks),
+            stored=sum(disk.stored for disk in disks),
+            disks=disks,
+        )
+
+
+class Replica(msgspec.Struct, kw_only=True):
+    """One row of `replica list`. problem: why it cannot be read, then the rest is empty."""
+
+    replica: str
+    machine: str = ""
+    origin: str = ""
+    owner: str = ""
+    points: int = 0
+    newest: Point | None = None
+    disks: int = 0
+    disk_bytes: int = 0
+    stored: int = 0
+    problem: str = ""
+
+
+class ReplicaDisk(msgspec.Struct, kw_only=True):
+    """changed, stored: of all logs since the floor. logs: how many."""
+
+    id: str
+    size: int
+    format: str
+    logs: int
+    changed: int
+    stored: int
+
+
+class Hold(msgspec.Struct, kw_only=True):
+    point: int
+    by: str
+
+
+class ReplicaDetail(msgspec.Struct, kw_only=True):
+    replica: str
+    id: str
+    store: str
+    machine: str
+    machine_uuid: str
+    memory: int
+    cpus: int
+    firmware: str
+    origin: str
+    created: str
+    owner: str
+    epoch: int
+    floor: int
+    records: int
+    points: int
+    oldest: Point | None
+    newest: Point | None
+    stored: int
+    disks: tuple[ReplicaDisk, ...]
+    holds: tuple[Hold, ...]
+
+
+class Damage(msgspec.Struct, kw_only=True):
+    """object: as it is found in the store. points: those that cannot be trusted."""
+
+    object: str
+    problem: str
+    points: tuple[int, ...]
+
+
+class Verification(msgspec.Struct, kw_only=True):
+    """bytes: of disks, whose every block was compared with its hash."""
+
+    replica: str
+    points: tuple[int, ...]
+    records: int
+    logs: int
+    bytes: int
+    seconds: float
+    damaged: bool
+    findings: tuple[Damage, ...]
+
+
+class Restored(msgspec.Struct, kw_only=True):
+    replica: str
+    point: int
+    at: str
+    disk: str
+    path: str
+    format: str
+    size: int
+    written: int
+    seconds: float
+
+
+class Serving(msgspec.Struct, kw_only=True):
+    """Printed once, when clients can connect."""
+
+    replica: str
+    point: int
+    at: str
+    disk: str
+    size: int
+    uri: str
+    socket: str
+    pid: int
+
+
+class StoreMade(msgspec.Struct, kw_only=True):
+    store: str
+
+
+class Checked(msgspec.Struct, kw_only=True):
+    machine: str
+    ready: bool
+    findings: tuple[Finding, ...]
+
+
+class VmDisk(msgspec.Struct, kw_only=True):
+    """scan: why the disk is compared with its replica, or empty. scanned: bytes of that which are done."""
+
+    id: str
+    size: int
+    scan: str
+    scanned: int
+
+
+class Vm(msgspec.Struct, kw_only=True):
+    """running: an agent holds the books now. queued: points and scans that wait for the store.
+    newest: the newest point in the store, absent where the store cannot be read (then `store_problem`)."""
+
+    machine: str
+    id: str
+    state: str
+    before_pause: str
+    running: bool
+    store: str
+    replica: str
+    frequency: int
+    spool: str
+    queued: int
+    queued_bytes: int
+    failures: int
+    retry_at: str
+    error: str
+    newest: Point | None
+    store_problem: str
+    disks: tuple[VmDisk, ...]
+
+
+class Unprotected(msgspec.Struct, kw_only=True):
+    """dropped: points that were queued and never reached the store."""
+
+    machine: str
+    store: str
+    replica: str
+    dropped: int
+
+
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line of `vm protect --json`. event: finding, task, progress, state, point, failed or stopped."""
+
+    event: str
+    at: str
+    finding: Finding | None = None
+    task: str = ""
+    outcome: str = ""
+    disk: str = ""
+    done: int = 0
+    size: int = 0
+    state: str = ""
+    point: int = 0
+    consistency: str = ""
+    note: str = ""
+    changed: int | None = None
+    sent: int | None = None
+    window: float | None = None
+    rpo: float | None = None
+    error: str = ""
+    subject: str = ""
+    cause: str = ""
+    hint: str = ""

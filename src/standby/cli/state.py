@@ -1,0 +1,47 @@
+"""Where the agent's books lie, and opening them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from standby.errors import InvalidRequest
+from standby.replication.books import Books, Relationship
+
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="Where the agent keeps its books [default: /var/lib/standby, or "
+        "$XDG_STATE_HOME/standby (~/.local/state/standby) for others than root].",
+        show_default=False,
+    ),
+]
+
+
+def default_state() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/standby")
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "standby"
+
+
+def folder_of(state: Path | None) -> Path:
+    return (state or default_state()).absolute()
+
+
+def find(books: Books, machine: str) -> Relationship:
+    """The machine's relationship. Raises InvalidRequest if it is not protected here."""
+    found = next((one for one in books.relationships() if one.machine == machine), None)
+    if found is None:
+        raise InvalidRequest(
+            "it is not protected by this agent",
+            subject=machine,
+            tried=f"looking in {books.folder}",
+            hint=f"`standby vm list --state {books.folder}` shows those that are",
+        )
+    return found
