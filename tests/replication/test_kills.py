@@ -15,7 +15,6 @@ from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
 from standby.replica.verify import verify_logs, verify_point
 from tests.hypervisor.processes import FORMATS, PAGE, SIZE, Daemon, StandInAgent, Writer, stamp
-from tests.replication.rig import Rig
 
 pytestmark = pytest.mark.slow
 
