@@ -94,6 +94,11 @@ def newest_stamp(machine: RunningMachine) -> int:
     return int(run(machine, "cat /run/stamp 2>/dev/null || echo 0"))
 
 
+def stop_stamps(machine: RunningMachine) -> None:
+    """End the guest's stamp writer; its last write completes or never began."""
+    run(machine, "killall -KILL stamp && while pidof stamp >/dev/null; do sleep 0.1; done")
+
+
 def stamp_prefix(machine: RunningMachine) -> int:
     """`stamps.prefix` of the disks as the guest sees them. It must not be writing stamps.
 

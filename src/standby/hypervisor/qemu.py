@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,7 +87,7 @@ class QemuHypervisor:
             flash = any(is_flash(block) for block in qmp.command("query-block"))
             identity = str(qmp.command("query-uuid")["UUID"])
             return MachineDescription(
-                name=qmp.command("query-name").get("name", machine),
+                name=_plain_name(qmp.command("query-name").get("name", machine)),
                 uuid=identity if identity != _NO_UUID else _uuid_of(machine),
                 memory=sum(qmp.command("query-memory-size-summary").values()),
                 cpus=len(qmp.command("query-cpus-fast")),
@@ -216,6 +217,11 @@ def _boot_files(qmp: Qmp) -> dict[Role, Path]:
         if path := _absolute(qmp, str(qom(qmp, "/machine", role) or "")):
             found[role] = Path(path)
     return found
+
+
+def _plain_name(name: str) -> str:
+    """The machine's own name: one that standby started carries a tag before it (qemu_arguments)."""
+    return re.sub(r"^(standby:[0-9a-f]{32}:)+", "", name)
 
 
 def _uuid_of(machine: str) -> str:

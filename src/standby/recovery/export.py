@@ -192,11 +192,11 @@ def _compare_region(image: Image, written: Disk, region: Extent, path: Path) -> 
         raise _differs(first + int(wrong[0]), path)
     buffer = np.zeros(CHUNK, np.uint8)
     for chunk in pieces(_runs(has_data, region), CHUNK):
-        written.read(chunk.offset, memoryview(buffer)[: chunk.length])
+        written.read(chunk.offset, buffer.data[: chunk.length])
         buffer[chunk.length :] = 0
         for at in range(0, chunk.length, BLOCK):
             block = (chunk.offset + at) >> BLOCK_SHIFT
-            if block_hash(memoryview(buffer)[at : at + BLOCK]) != bytes(expected[block - first]):
+            if block_hash(buffer.data[at : at + BLOCK]) != bytes(expected[block - first]):
                 raise _differs(block, path)
 
 

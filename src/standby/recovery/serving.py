@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from standby.block.serve import log_of, serve
+from standby.block.serve import JSON, log_of, serve
 from standby.errors import Recoverable
 from standby.hypervisor.process import ProcessIdentity, find_processes
 from standby.records import Finding
@@ -48,7 +48,7 @@ def start(sources: Sequence[Source]) -> None:
 
 
 def _start(source: Source) -> None:
-    arguments = {
+    arguments: dict[str, JSON] = {
         "store": source.store,
         "replica": source.replica,
         "seq": source.seq,

@@ -101,7 +101,7 @@ class Verb(StrEnum):
 
 class Action(NamedTuple):
     verb: Verb
-    index: int
+    step: int
 
 
 class CleanUpBegun(InvalidRequest):
@@ -144,16 +144,16 @@ class Workflow:
             raise CleanUpBegun("its clean-up has begun", hint="finish the clean-up, then start anew")
         confirmed = 0
         while action := plan([row.state for row in self.journal.rows], confirmed, False):
-            step = self._steps[action.index]
+            step = self._steps[action.step]
             if action.verb is Verb.DO:
-                self._do(action.index, told)
+                self._do(action.step, told)
                 confirmed += 1
             elif step.done():
-                self._note(action.index, told, state=State.DONE, error="")
+                self._note(action.step, told, state=State.DONE, error="")
                 confirmed += 1
             else:
                 step.undo()
-                self._note(action.index, None, state=State.PENDING, facts={})
+                self._note(action.step, None, state=State.PENDING, facts={})
         return self.journal
 
     def undo(self, told: Callable[[Row], None] | None = None) -> Journal:
@@ -161,11 +161,11 @@ class Workflow:
         if not self.journal.undoing:
             self._save(msgspec.structs.replace(self.journal, undoing=True))
         while action := plan([row.state for row in self.journal.rows], 0, True):
-            self._note(action.index, told, state=State.UNDOING, began=self._now(), ended="", error="")
+            self._note(action.step, told, state=State.UNDOING, began=self._now(), ended="", error="")
             _UNDOING.reach()
-            self._attempt(action.index, told, self._steps[action.index].undo)
+            self._attempt(action.step, told, self._steps[action.step].undo)
             _UNDID.reach()
-            self._note(action.index, told, state=State.UNDONE, ended=self._now())
+            self._note(action.step, told, state=State.UNDONE, ended=self._now())
             _UNDONE.reach()
         return self.journal
 
