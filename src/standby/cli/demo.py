@@ -137,6 +137,7 @@ def _measured(outcome: Outcome, seconds: float) -> dict[str, Any]:
 
 def _table(console: Console, outcome: Outcome, seconds: float) -> None:
     changed = sum(point.changed for point in outcome.points)
+    rpo = max(point.rpo or 0.0 for point in outcome.points)
     sent = sum(point.sent for point in outcome.points)
     say(console, "")
     fields(
@@ -151,7 +152,7 @@ def _table(console: Console, outcome: Outcome, seconds: float) -> None:
             Field("Bytes sent", f"{size(sent)}, compressed"),
             Field(
                 "RPO reached",
-                f"{duration(max(point.rpo or 0.0 for point in outcome.points))} at worst; a point every 5 s",
+                f"{duration(rpo)} at worst; a point every 5 s",
             ),
             Field(
                 "Time to boot",
