@@ -15,8 +15,8 @@ lint: setup
 
 # The fast part: under 90 seconds, starts no guest.
 check: lint
-	$(bin)/pytest -q -m "not slow and not guest"
+	$(bin)/python -m tests -q -m "not slow and not guest"
 
 # Everything, on real QEMU, qemu-storage-daemon and nbdkit.
 test: lint
-	$(bin)/pytest
+	$(bin)/python -m tests

@@ -185,9 +185,11 @@ class Books:
         return books
 
     def close(self) -> None:
+        """Let the books go; closing twice is harmless."""
         self._db.close()
         if self._lock_file >= 0:
             os.close(self._lock_file)
+            self._lock_file = -1
 
     def add(self, relationship: Relationship) -> None:
         """Enter a new relationship with its disks. Raises InvalidRequest if the machine has one."""

@@ -1,0 +1,131 @@
+"""What happens when change tracking is lost: only what differs is sent, and points stay (C4)."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import pytest
+
+from standby.replica.journal import ReplicaLog
+from standby.replication.states import State
+from tests.hypervisor import processes
+from tests.hypervisor.processes import FORMATS, PAGE, SIZE, Daemon, contents
+from tests.replication.rig import Rig
+
+pytestmark = pytest.mark.slow
+
+DISKS = {name: FORMATS[name] for name in ("qcow", "raw", "vhdx")}
+
+
+def fill(daemon: Daemon, seed: int, pages: int) -> None:
+    """Write random pages to every disk."""
+    rng = random.Random(seed)
+    for name in daemon.formats:
+        disk = processes.NbdDisk(daemon.nbd, name, connections=1)
+        for _ in range(pages):
+            disk.write(rng.randrange(SIZE // PAGE) * PAGE, memoryview(rng.randbytes(PAGE)))
+        disk.flush()
+        disk.close()
+
+
+def on_disk(daemon: Daemon) -> dict[str, bytearray]:
+    found = {}
+    for name in daemon.formats:
+        disk = processes.NbdDisk(daemon.nbd, name, connections=1)
+        found[name] = contents(disk)
+        disk.close()
+    return found
+
+
+def sent(records) -> int:
+    return sum(log.data for record in records for disk in record.disks for log in disk.logs)
+
+
+@pytest.fixture
+def protected(tmp_path):
+    """A protected machine of three disks, each half full of random pages; its daemons, newest last."""
+    daemons = [Daemon(tmp_path, DISKS)]
+    fill(daemons[0], 1, SIZE // PAGE // 2)
+    rig = Rig(tmp_path, daemons[0].hypervisor())
+    rig.protect()
+    yield daemons, rig
+    rig.close()
+    daemons[-1].stop()
+
+
+def restart(tmp_path, daemons, rig, how) -> None:
+    """The machine ends, another process writes to a disk of it, and it starts again."""
+    daemons[-1].stop(how)
+    with (tmp_path / "raw.img").open("r+b") as raw:
+        raw.seek(7 * PAGE)
+        raw.write(b"offline".ljust(PAGE, b"."))
+    daemons.append(Daemon(tmp_path, DISKS))
+    rig.hypervisor = daemons[-1].hypervisor()
+    rig.engine.close()
+    rig.enable()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_machine_that_restarts_is_compared_and_only_differences_are_sent(tmp_path, protected, how):
+    daemons, rig = protected
+    fill(daemons[-1], 2, 5)
+    points = len(ReplicaLog.read(rig.store, "vm").points)
+    rig.seen.records.clear()
+    rig.seen.states.clear()
+    restart(tmp_path, daemons, rig, how)
+    rig.until(lambda: rig.seen.states[-1:] == [State.PROTECTED] and rig.state is State.PROTECTED)
+    assert rig.images() == on_disk(daemons[-1])
+    # At most the blocks that were written since: five pages a disk, and the offline one.
+    assert 0 < sent(rig.seen.records) <= 16 * 64 << 10
+    assert State.RESYNC_REQUIRED in rig.seen.states
+    assert State.RESYNCHRONIZING in rig.seen.states
+    scanned = set(rig.seen.scanned_bytes)
+    # qcow2 keeps its bitmaps over a clean stop, and is not read again then.
+    assert (rig.seen.scanned_bytes["qcow"] == SIZE) is (how is signal.SIGTERM)
+    assert scanned == set(DISKS)
+    assert len(ReplicaLog.read(rig.store, "vm").points) > points, "recovery points survive"
+
+
+def test_a_restart_during_initial_replication_resends_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("standby.replication.source.SCAN_LOG", 1 << 20)
+    monkeypatch.setattr("standby.replication.source.SCAN_STEP", 1 << 20)
+    daemons = [Daemon(tmp_path, {"raw": FORMATS["raw"]})]
+    fill(daemons[0], 1, SIZE // PAGE)
+    rig = Rig(tmp_path, daemons[0].hypervisor())
+    rig.enable()
+    rig.until(lambda: len(rig.seen.records) >= 2)
+    first = sent(rig.seen.records)
+    daemons[0].stop(signal.SIGKILL)
+    daemons.append(Daemon(tmp_path, {"raw": FORMATS["raw"]}))
+    rig.hypervisor = daemons[-1].hypervisor()
+    rig.engine.close()
+    rig.enable()
+    rig.until(lambda: rig.state is State.PROTECTED)
+    assert rig.images() == on_disk(daemons[-1])
+    content = sum(not_zero(data) for data in on_disk(daemons[-1]).values())
+    assert first > 0
+    assert sent(rig.seen.records) <= content
+    rig.close()
+    daemons[-1].stop()
+
+
+def not_zero(data: bytearray) -> int:
+    """Bytes in pages that are not all zeros."""
+    return sum(PAGE for at in range(0, len(data), PAGE) if any(data[at : at + PAGE]))
+
+
+def test_pause_and_resume_lose_nothing(protected):
+    daemons, rig = protected
+    rig.engine.pause()
+    assert rig.state is State.PAUSED
+    fill(daemons[-1], 3, 5)
+    before = len(rig.seen.records)
+    for _ in range(5):
+        rig.engine.step()
+    assert len(rig.seen.records) == before
+    rig.engine.resume()
+    scanned = dict(rig.seen.scanned_bytes)
+    rig.point()
+    assert rig.images() == on_disk(daemons[-1])
+    assert rig.seen.scanned_bytes == scanned
