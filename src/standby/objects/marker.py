@@ -112,9 +112,13 @@ def _write_marker(root: int) -> None:
         durable.sync_directory(root, OWN)
 
 
-def _exists(root: int) -> bool:
+def working_directories_exist(root: int) -> bool:
+    return _exists(root, TEMPS) and _exists(root, LOCKS)
+
+
+def _exists(root: int, name: str = MARKER) -> bool:
     try:
-        os.stat(MARKER, dir_fd=root)
+        os.stat(name, dir_fd=root)
     except FileNotFoundError:
         return False
     return True
