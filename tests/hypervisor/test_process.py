@@ -23,7 +23,8 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def marked() -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen(["/bin/sh", "-c", "sleep 60 & wait", MARK])
+    child = subprocess.Popen(["/bin/sh", "-c", "echo; sleep 60 & wait", MARK], stdout=subprocess.PIPE)
+    child.stdout.readline()  # a new program's command line is not there before it runs
     yield child
     child.kill()
     child.wait()
