@@ -189,8 +189,10 @@ class Image:
             region = self._shared.region(piece.offset // REGION_BLOCKS)
             low, high = np.searchsorted(region.rows["block"], (piece.offset, piece.end))
             rows, logs = region.rows[low:high], region.log[low:high]
-            newest = np.ones(len(rows), bool)
-            newest[1:] = rows["block"][1:] != rows["block"][:-1]
+            data = np.zeros(piece.length, bool)
+            data[rows["block"][(region.needed[low:high] & ~rows["zero"]) != 0] - piece.offset] = True
+            newest = ~data[rows["block"] - piece.offset]
+            newest[1:] &= rows["block"][1:] != rows["block"][:-1]
             for row, log in zip(rows[newest], logs[newest].tolist(), strict=True):
                 if bytes(row["hash"]) != ZERO_BLOCK_HASH:
                     wrong.append((int(row["block"]), self._shared.logs[log].subject))
