@@ -15,6 +15,7 @@ from ulid import ULID
 from standby import failpoints
 from standby.block.extent import Extent
 from standby.clock import Clock
+from standby.errors import Recoverable
 from standby.hypervisor.base import Consistency, Hypervisor, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
@@ -52,6 +53,10 @@ ScanProgress = Callable[[str, int], None]
 
 def no_progress(_disk: str, _count: int) -> None:
     """For those who do not ask."""
+
+
+class HashesUnknown(Recoverable):
+    """What the replica has of a disk must first be learned from the store (C5)."""
 
 
 class CycleReport(NamedTuple):
@@ -124,6 +129,7 @@ class Source:
         Returns the entry with what differed, or None if nothing did.
         """
         relationship = self._books.get(self._id)
+        self._refuse_unknown(relationship)
         disk = relationship.disk(disk_id)
         known = self._known_blocks(disk_id)
         log = self._spool.new_log(relationship, disk_id, disk.size)
@@ -157,6 +163,7 @@ class Source:
     def cycle(self, consistency: Consistency = Consistency.CRASH, kind: Kind = "point") -> CycleReport:
         """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds."""
         relationship = self._books.get(self._id)
+        self._refuse_unknown(relationship)
         machine = self._describe()
         logs = {disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks}
         with ExitStack() as stack:
@@ -335,6 +342,25 @@ class Source:
                 self._learn(entry)
 
     def _known_blocks(self, disk_id: str) -> KnownBlocks:
+        """Raises HashesUnknown until the target has learned from the store what the replica has."""
         if disk_id not in self._known:
-            self._known[disk_id] = KnownBlocks(self.known_path(disk_id))
+            try:
+                known = KnownBlocks(self.known_path(disk_id))
+            except FileNotFoundError:
+                self._books.set_learned(self._id, [disk_id], UNKNOWN)
+                raise self._hashes_unknown(disk_id) from None
+            self._known[disk_id] = known
         return self._known[disk_id]
+
+    def _hashes_unknown(self, disk_id: str) -> HashesUnknown:
+        return HashesUnknown(
+            "it is not known here what the replica has of this disk",
+            subject=disk_id,
+            tried="nothing was read or sent",
+            hint="it is learned from the store as soon as that can be reached",
+        )
+
+    def _refuse_unknown(self, relationship: Relationship) -> None:
+        for disk in relationship.disks:
+            if disk.learned == UNKNOWN:
+                raise self._hashes_unknown(disk.id)

@@ -87,7 +87,7 @@ class Target:
         log = ReplicaLog.read(self._store, relationship.replica)
         newest = last_state(log.records)
         for disk_id in unknown:
-            table = KnownBlocks(known(disk_id))
+            table = KnownBlocks(known(disk_id), create=True)
             try:
                 table.clear()
                 if newest and newest.disk(disk_id):
