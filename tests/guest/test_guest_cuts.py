@@ -93,6 +93,7 @@ def test_agent_that_hangs_costs_consistency_and_nothing_else(machine, tracking, 
         assert cut.consistency is Consistency.CRASH
         assert "silent" in cut.note
     assert time.monotonic() - started < 10
+    wait_for(lambda: answers(machine), "the agent to go on")
     goes_on(machine)
 
 
