@@ -31,8 +31,8 @@ from standby.recovery.serving import Source
 from standby.recovery.steps import Journal, Row, Workflow
 from standby.replica.journal import ReplicaLog
 
-CLEAN_UP: Final = "standby test clean-up {run}"
-MEND: Final = "standby test mend {run}"
+CLEAN_UP: Final = "standby failover cleanup {run}"
+MEND: Final = "standby failover mend {run}"
 """Commands that messages name."""
 
 CLEAN_UP_TASK: Final = "Clean up test failover"
