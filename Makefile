@@ -1,4 +1,4 @@
-.PHONY: setup demo check test lint
+.PHONY: setup demo check test lint bench
 bin := .venv/bin
 
 setup:
@@ -20,3 +20,9 @@ check: lint
 # Everything, on real QEMU, qemu-storage-daemon and nbdkit.
 test: lint
 	$(bin)/python -m tests
+
+# Figures, each beside its rival in the same run; about two minutes.
+bench: setup
+	$(bin)/python benchmarks/initial.py
+	$(bin)/python benchmarks/reading.py
+	$(bin)/python benchmarks/serving.py
