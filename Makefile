@@ -8,8 +8,8 @@ demo: setup
 	@$(bin)/standby demo $(ARGS)
 
 lint: setup
-	$(bin)/ruff check src tests
-	$(bin)/ruff format --check src tests
+	$(bin)/ruff check src tests benchmarks
+	$(bin)/ruff format --check src tests benchmarks
 	$(bin)/mypy
 	$(bin)/lint-imports --no-cache
 

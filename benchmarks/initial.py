@@ -41,7 +41,12 @@ def main() -> None:
         file = {"driver": "qcow2", "node-name": "n", "file": {"driver": "file", "filename": str(disk.path)}}
         daemon = subprocess.Popen(
             ["qemu-storage-daemon", "--blockdev", json.dumps(file | {"read-only": True})]
-            + ["--nbd-server", f"addr.type=unix,addr.path={socket}", "--export", "nbd,id=e,node-name=n,name=n"]
+            + [
+                "--nbd-server",
+                f"addr.type=unix,addr.path={socket}",
+                "--export",
+                "nbd,id=e,node-name=n,name=n",
+            ]
         )
         while not socket.exists():
             time.sleep(0.05)
@@ -56,10 +61,14 @@ def main() -> None:
     # The first round warms the page cache.
     scans, pipes = scans[1:], pipes[1:]
     ratios = [a / b for a, b in zip(scans, pipes, strict=True)]
-    print(f"disk {disk.size >> 20} MiB, files {disk.content >> 20} MiB, {os.cpu_count()} processors, {rounds} rounds")
+    print(
+        f"disk {disk.size >> 20} MiB, files {disk.content >> 20} MiB, {os.cpu_count()} processors, {rounds} rounds"
+    )
     print(f"initial replication    {statistics.median(scans):6.2f} s")
     print(f"nbdcopy | zstd -1 -T2  {statistics.median(pipes):6.2f} s")
-    print(f"ratio                  {statistics.median(ratios):6.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(
+        f"ratio                  {statistics.median(ratios):6.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 def _scan(path: Path, socket: Path, hashes: Path) -> float:

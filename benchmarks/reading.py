@@ -16,10 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.support.nbd_servers import storage_daemon
-
 from standby.block.extent import Extent
 from standby.block.nbd import NbdDisk
+from tests.support.nbd_servers import storage_daemon
 
 SIZE = 512 << 20
 PAGES = [Extent(page * 4096, 4096) for page in random.Random(1).sample(range(SIZE // 4096), 16384)]
@@ -55,7 +54,7 @@ def main() -> None:
                 subprocess.run(["nbdcopy", f"nbd+unix:///d?socket={server.socket}", "null:"], check=True)
                 note("sequential, nbdcopy to null, GB/s", SIZE / 1e9, start)
     for what, rate in sorted(best.items()):
-        print(f"{what}: {rate:.2f}")  # noqa: T201
+        print(f"{what}: {rate:.2f}")
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def main() -> None:
                     figures = measure(socket)
                 best[name] = tuple(map(max, best.get(name, figures), figures))
         for name, (iops, rate) in best.items():
-            print(f"| {name} | {iops / 1000:.1f} k/s | {rate:.2f} GB/s |")  # noqa: T201
+            print(f"| {name} | {iops / 1000:.1f} k/s | {rate:.2f} GB/s |")
 
 
 if __name__ == "__main__":

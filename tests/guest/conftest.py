@@ -11,14 +11,14 @@ from standby.demo import guest
 from standby.demo.content import DiskPlan
 from standby.demo.guest import Guest
 from standby.hypervisor.host import DiskImage
-from standby.hypervisor.launch import QemuHost, QemuMachine
+from standby.hypervisor.launch import QemuHost, StartedMachine
 
 MIB = 1 << 20
 CONTENT = 24 * MIB
 BOOT_LIMIT = 60.0
 """Seconds for a boot that takes 4 on a quiet machine."""
 
-Start = Callable[..., QemuMachine]
+Start = Callable[..., StartedMachine]
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +45,9 @@ def images(small_guest: Guest, tmp_path: Path) -> Mapping[str, DiskImage]:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """QemuHost.start in a run directory of this test; what still runs at its end is ended."""
-    machines: list[QemuMachine] = []
+    machines: list[StartedMachine] = []
 
-    def start_one(description, disks, boot_files, **options) -> QemuMachine:
+    def start_one(description, disks, boot_files, **options) -> StartedMachine:
         run = tmp_path / f"run{len(machines)}"
         machine = QemuHost(accelerator="tcg").start(description, disks, boot_files, run, **options)
         machines.append(machine)

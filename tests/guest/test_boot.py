@@ -12,7 +12,7 @@ import pytest
 from standby.demo import guest, stamps
 from standby.hypervisor.agent import GuestAgentSilent
 from standby.hypervisor.host import DiskImage, MachineState, NotBooted
-from standby.hypervisor.launch import QemuHost, QemuMachine
+from standby.hypervisor.launch import QemuHost, StartedMachine
 
 pytestmark = pytest.mark.guest
 
@@ -26,7 +26,7 @@ def wait_for(condition: Callable[[], bool], limit: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def prefix_on_disk(machine: QemuMachine, images: Mapping[str, DiskImage], work: Path) -> int:
+def prefix_on_disk(machine: StartedMachine, images: Mapping[str, DiskImage], work: Path) -> int:
     """The stamps' prefix in the images themselves, read behind the machine's back."""
     areas = []
     for disk in machine.description.disks:

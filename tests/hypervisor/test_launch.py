@@ -10,7 +10,7 @@ import pytest
 
 from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.host import DiskImage, MachineState, NotOurs, StartFailed, StartRefused
-from standby.hypervisor.launch import QemuHost, QemuMachine
+from standby.hypervisor.launch import QemuHost, StartedMachine
 from standby.hypervisor.qmp import Qmp
 from standby.records import DiskDescription, MachineDescription
 
@@ -38,7 +38,7 @@ def image(path: Path) -> DiskImage:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[tuple[QemuMachine, QemuMachine]]:
+def two(tmp_path: Path) -> Iterator[tuple[StartedMachine, StartedMachine]]:
     """Two machines of one description."""
     machines = [
         HOST.start(MACHINE, {"disk0": image(tmp_path / name)}, {}, tmp_path / f"run-{name}") for name in "ab"

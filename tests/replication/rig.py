@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ulid import ULID
@@ -19,6 +20,22 @@ from standby.replication.source import Source
 from standby.replication.states import State
 from standby.replication.target import Target
 from tests.hypervisor.processes import contents
+
+
+class SettableClock:
+    """A wall clock that a test moves; durations come from the same time."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def advance(self, **by: float) -> None:
+        self.time += timedelta(**by)
 
 
 class Recorder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -20,32 +19,16 @@ from standby.replication.books import Books
 from standby.replication.decide import TargetAction
 from standby.replication.enable import NotReady
 from standby.replication.source import HashesUnknown
-from standby.replication.states import State
+from standby.replication.states import Event, State, after
 from tests.hypervisor.processes import FORMATS, PAGE, Daemon, StandInAgent, Writer, assert_one_instant
-from tests.replication.rig import Rig
+from tests.replication.rig import Rig, SettableClock
 from tests.replication.test_resync import fill, on_disk, sent
 from tests.support.faulty_store import Fault, FaultyStore, full, lost, readonly, refused
-from tests.support.replicas import new_id
+from tests.support.replicas import ModelDisk, commit_point, new_id
 
 pytestmark = pytest.mark.slow
 
 DISKS = {name: FORMATS[name] for name in ("qcow", "raw")}
-
-
-class SettableClock:
-    """A wall clock that a test moves; durations come from the same time."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    def advance(self, **by: float) -> None:
-        self.time += timedelta(**by)
 
 
 @pytest.fixture
@@ -126,6 +109,27 @@ def test_a_second_writer_fences_the_first_which_says_so_and_never_writes_again(r
         rig.engine.step()
         rig.clock.advance(hours=1)
     assert len(ReplicaLog.read(rig.store, "vm").records) == records
+
+    # An operator takes it back: a newer epoch, and as the other wrote no point, nothing is read whole.
+    rig.engine.close()
+    scanned = dict(rig.seen.scanned_bytes)
+    rig.books.set_status(rig.id, after(rig.books.get(rig.id).status, Event.STARTED, "vm"))
+    rig.enable()
+    rig.until(lambda: rig.state is State.PROTECTED and not rig.books.queue(rig.id))
+    assert rig.seen.scanned_bytes == scanned
+    assert rig.images() == on_disk(daemon)
+
+
+def test_what_another_writer_left_is_compared_before_anything_builds_on_it(rig, daemon):
+    writer = attach(rig.store, "vm", owner="agent@host-b", clock=rig.clock, new_id=new_id)
+    disks = [ModelDisk(disk.id, disk.size) for disk in rig.books.get(rig.id).disks]
+    disks[0].write(0, b"from the other side" * 1000)
+    commit_point(writer, disks, rig.spool)
+    rig.target.let_go()
+    rig.seen.records.clear()
+    rig.until(lambda: rig.state is State.PROTECTED and State.RESYNCHRONIZING in rig.seen.states)
+    assert rig.images() == on_disk(daemon)
+    assert 0 < sent(rig.seen.records) <= 2 * 16 * PAGE
 
 
 def test_books_that_are_older_than_the_replica_are_noticed_and_nothing_is_sent_twice(rig, daemon, tmp_path):

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from standby.cli import results
 from standby.cli.machine import show_findings
 from standby.cli.output import Field, Json, fields, print_json, progress, say, stderr, stdout
 from standby.cli.quantities import counted, duration, size
@@ -188,6 +189,11 @@ def _instructions(console: Console, run: Demo) -> None:
 
 def demo_end(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `standby demo --keep` named.")],
+    json: Json = False,
 ) -> None:
     """End the machines that `standby demo --keep` left running, and remove its directory."""
     Demo(folder, _cache(), _Shown(stderr())).end()
+    if json:
+        print_json(results.DemoEnded(directory=str(folder)))
+    else:
+        say(stdout(), "Ended: nothing of the demo is left.")

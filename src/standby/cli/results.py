@@ -255,3 +255,7 @@ class Mended(msgspec.Struct, kw_only=True):
 
 class CleanedUp(msgspec.Struct, kw_only=True):
     run: str
+
+
+class DemoEnded(msgspec.Struct, kw_only=True):
+    directory: str

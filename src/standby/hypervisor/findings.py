@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
+from standby.block.chains import ChainFault, check_chain
 from standby.errors import InvalidRequest, NeedsPerson
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.devices import iothread_of, shared_for_writing
@@ -24,8 +26,18 @@ ChainProblems = Callable[[Path, str], Sequence[tuple[str, str]]]
 """What is wrong with the parents of the image at a path, of a format: (problem, fix) each."""
 
 
-def no_chain_problems(_path: Path, _format: str) -> Sequence[tuple[str, str]]:
-    return ()
+_FIXES: Final = {
+    ChainFault.MISSING: "put the parent back, or merge the chain into one image",
+    ChainFault.MISMATCHED: "put the right parent back",
+    ChainFault.MODIFIED: "restore the parent as it was: what is below the child's changes is no longer right",
+    ChainFault.UNREADABLE: "repair the image or its permissions",
+    ChainFault.UNSUPPORTED: "convert the image to one that stands alone",
+}
+
+
+def image_chain_problems(path: Path, driver: str) -> Sequence[tuple[str, str]]:
+    """What block/chains.py finds, with what to do about it."""
+    return [(f"{found.file}: {found.cause}", _FIXES[found.fault]) for found in check_chain(path, driver)]
 
 
 def survey(

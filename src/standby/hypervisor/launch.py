@@ -80,7 +80,7 @@ class QemuHost:
         boot_files: Mapping[str, Path],
         run: Path,
         network: Network = Network.NONE,
-    ) -> QemuMachine:
+    ) -> StartedMachine:
         files = RunFiles(run.absolute())
         tag = uuid.uuid4().hex
         command = arguments(
@@ -96,12 +96,12 @@ class QemuHost:
         self._prepare(files, description)
         _write(files, record)
         _spawn(command, files, description)
-        machine = QemuMachine(files, _with_process(files, record), self._clock)
+        machine = StartedMachine(files, _with_process(files, record), self._clock)
         machine.resume()
         _write(files, machine.resumed_at(self._clock.now().timestamp()))
         return machine
 
-    def find(self, run: Path) -> QemuMachine:
+    def find(self, run: Path) -> StartedMachine:
         files = RunFiles(run.absolute())
         try:
             record = msgspec.json.decode(files.record.read_bytes(), type=_Record)
@@ -111,7 +111,7 @@ class QemuHost:
                 subject=str(run),
                 hint="give the directory that the machine was started with",
             ) from error
-        return QemuMachine(files, record if record.process else _with_process(files, record), self._clock)
+        return StartedMachine(files, record if record.process else _with_process(files, record), self._clock)
 
     def _prepare(self, files: RunFiles, description: MachineDescription) -> None:
         longest = max(len(str(path)) for path in (files.control, files.qmp, files.agent, files.console))
@@ -132,7 +132,7 @@ class QemuHost:
             ) from error
 
 
-class QemuMachine:
+class StartedMachine:
     """A machine that QemuHost started, running or gone."""
 
     def __init__(self, files: RunFiles, record: _Record, clock: Clock) -> None:

@@ -61,6 +61,7 @@ class Engine:
         self._observer = observer
         self._next_cycle = clock.monotonic()
         self._wanted = Consistency.CRASH
+        self._next_application = clock.monotonic()
         self._lock = threading.Lock()
 
     def request_application_consistent(self) -> None:
@@ -177,12 +178,17 @@ class Engine:
         began = self._clock.monotonic()
         if self._state() is State.PROTECTED:
             self._apply(Event.CYCLE_BEGAN)
+        hours = self._relationship().policy.application_consistent_hours
         wanted, self._wanted = self._wanted, Consistency.CRASH
+        if hours and began >= self._next_application:
+            wanted = Consistency.APPLICATION
         try:
             report = self._source.cycle(wanted)
         except StandbyError:
             self._wanted = wanted
             raise
+        if wanted is Consistency.APPLICATION:
+            self._next_application = began + hours * 3600
         if self._state() is State.DELTA:
             self._apply(Event.CYCLE_ENDED)
         self._observer.cycle(report)
@@ -190,13 +196,18 @@ class Engine:
 
     def _attach(self) -> None:
         if not self._target.attach():
-            self._source.let_go()
+            self._source_anew()
             if self._state() is not State.INITIAL_REPLICATION:
                 self._apply(Event.TRACKING_LOST)
 
     def _refill(self) -> None:
         self._target.refill(self._source.known_path)
+        self._source_anew()
+
+    def _source_anew(self) -> None:
+        """What the source builds on has changed: it brings itself in order again, and at once."""
         self._source.let_go()
+        self._next_cycle = self._clock.monotonic()
 
     def _ship(self) -> None:
         entry = self._books.queue(self._id)[0]
