@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -70,6 +71,16 @@ class Place:
     def subject(self, name: str) -> str:
         """An object's name as an operator can find it."""
         return f"{self.store.url.rstrip('/')}/{name}"
+
+
+def check_replica_name(name: str) -> None:
+    """Raises InvalidRequest unless `name` can name a replica (format.md 1)."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or name.strip(".") == "":
+        raise InvalidRequest(
+            "a replica's name is 1 to 64 of letters, digits, dot, underscore and hyphen",
+            subject=repr(name),
+            hint="choose another replica name",
+        )
 
 
 def replica_names(store: ObjectStore) -> list[str]:
