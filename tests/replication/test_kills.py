@@ -135,7 +135,9 @@ def test_an_agent_is_killed_at_random_steps(tmp_path, machine):
     daemon, writer, agents = machine
     rng = random.Random(20261124)
     once = [
-        name for name in agents.failpoints if name.startswith((*PHASES[:4], "target", "scan", "source.begun"))
+        name
+        for name in agents.failpoints
+        if name.startswith((*PHASES[:4], "target", "scan", "source.begun", "source.loss_noted"))
     ]
     often = [name for name in agents.failpoints if name not in (*once, *ELSEWHERE, "rounds.begun")]
     kills = 0

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from standby import failpoints
 from standby.replica.journal import ReplicaLog
 from standby.replication.states import State
 from tests.hypervisor import processes
@@ -129,3 +130,33 @@ def test_pause_and_resume_lose_nothing(protected):
     rig.point()
     assert rig.images() == on_disk(daemons[-1])
     assert rig.seen.scanned_bytes == scanned
+
+
+def test_points_queued_before_the_loss_do_not_close_the_scan(tmp_path, protected):
+    daemons, rig = protected
+    for seed in (5, 6):
+        fill(daemons[-1], seed, 5)
+        rig.source.cycle()
+    assert len(rig.books.queue(rig.id)) == 2
+    restart(tmp_path, daemons, rig, signal.SIGKILL)
+    rig.seen.states.clear()
+    rig.until(lambda: rig.state is State.PROTECTED and State.RESYNCHRONIZING in rig.seen.states)
+    assert rig.seen.states.index(State.RESYNCHRONIZING) < rig.seen.states.index(State.PROTECTED)
+    assert rig.images() == on_disk(daemons[-1])
+
+
+@pytest.mark.parametrize("step", ["source.recovered", "source.begun", "source.loss_noted"])
+def test_a_kill_while_a_loss_is_noted_does_not_hide_it(tmp_path, protected, step):
+    daemons, rig = protected
+    restart(tmp_path, daemons, rig, signal.SIGKILL)
+    failpoints.arm(f"{step}=raise")
+    try:
+        with pytest.raises(failpoints.FailpointHit):
+            rig.until(lambda: False)
+    finally:
+        failpoints.arm("")
+    rig.engine.close()
+    rig.enable()
+    rig.until(lambda: rig.state is State.PROTECTED and State.RESYNCHRONIZING in rig.seen.states)
+    assert rig.images() == on_disk(daemons[-1])
+    assert sent(rig.seen.records[1:]) < SIZE

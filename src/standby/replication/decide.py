@@ -48,6 +48,9 @@ def source_action(view: View) -> SourceAction:
         return SourceAction.WAIT
     if not view.tracked:
         return SourceAction.RECOVER if view.cycle_due else SourceAction.WAIT
+    if view.scanning and view.state not in (*_SCANNING, State.RESYNC_REQUIRED):
+        # A kill came between the loss and its state: recovering tells it.
+        return SourceAction.RECOVER
     if view.state in _SCANNING and view.scanning:
         # One scan's log waits at most: the store sets the pace, not the size of the spool.
         return SourceAction.WAIT if view.queued_scans else SourceAction.SCAN

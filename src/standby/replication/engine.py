@@ -22,6 +22,10 @@ POLL: Final = 0.2
 """Seconds between two looks at the world while there is nothing to do."""
 
 
+_MAY_SCAN: Final = (State.INITIAL_REPLICATION, State.RESYNC_REQUIRED, State.RESYNCHRONIZING)
+"""The states in which a disk may wait for its scan."""
+
+
 class Observer(Protocol):
     """Told what happens; never asked."""
 
@@ -162,8 +166,9 @@ class Engine:
         return action
 
     def _recover(self) -> None:
-        lost = self._source.recover()
-        if lost and self._state() is not State.INITIAL_REPLICATION:
+        self._source.recover()
+        # Asked of the books, not of what was lost just now: a kill may have come between noting it and here.
+        if self.view().scanning and self._state() not in _MAY_SCAN:
             self._apply(Event.TRACKING_LOST)
         if self._state() is State.RESYNC_REQUIRED:
             self._apply(Event.RESYNC_STARTED)
@@ -215,9 +220,16 @@ class Engine:
         relationship = self._books.get(self._id)
         if relationship.failures or relationship.error:
             self._books.set_error(self._id, "", 0, None, None)
-        if entry.kind == "point" and relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING):
+        if relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING) and self._closed(
+            relationship
+        ):
             self._apply(Event.CLOSED)
         self._observer.committed(record)
+
+    def _closed(self, relationship: Relationship) -> bool:
+        """Whether the point that closes the scan is committed, and not one that was queued before the loss."""
+        waiting = any(entry.kind == "point" for entry in self._books.queue(self._id))
+        return not waiting and not any(disk.scan for disk in relationship.disks)
 
     def _retry_later(self, error: Recoverable) -> None:
         now = self._clock.now().timestamp()

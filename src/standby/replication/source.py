@@ -15,7 +15,7 @@ from ulid import ULID
 from standby import failpoints
 from standby.block.extent import Extent
 from standby.clock import Clock
-from standby.errors import Recoverable
+from standby.errors import Bug, Recoverable
 from standby.hypervisor.base import Consistency, Hypervisor, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
@@ -35,6 +35,7 @@ SCAN_STEP: Final = 256 << 20
 
 _RECOVERED = failpoints.declare("source.recovered")
 _BEGUN = failpoints.declare("source.begun")
+_LOSS_NOTED = failpoints.declare("source.loss_noted")
 _SCAN_READ = failpoints.declare("scan.read")
 _SCAN_SEALED = failpoints.declare("scan.sealed")
 _SCAN_ENTERED = failpoints.declare("scan.entered")
@@ -119,6 +120,7 @@ class Source:
                 tracking.begin(number, sorted(lost))
                 _BEGUN.reach()
                 self._books.set_active(self._id, number)
+                _LOSS_NOTED.reach()
             stack.pop_all()
         self._tracking = tracking
         return lost
@@ -164,6 +166,7 @@ class Source:
         """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds."""
         relationship = self._books.get(self._id)
         self._refuse_unknown(relationship)
+        self._refuse_unscanned(relationship)
         machine = self._describe()
         logs = {disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks}
         with ExitStack() as stack:
@@ -359,6 +362,14 @@ class Source:
             tried="nothing was read or sent",
             hint="it is learned from the store as soon as that can be reached",
         )
+
+    def _refuse_unscanned(self, relationship: Relationship) -> None:
+        for disk in relationship.disks:
+            if disk.scan and disk.scanned < disk.size:
+                raise Bug(
+                    "a point would close a scan that is not done",
+                    subject=f"{relationship.machine}, {disk.id}",
+                )
 
     def _refuse_unknown(self, relationship: Relationship) -> None:
         for disk in relationship.disks:
