@@ -11,10 +11,12 @@ import typer
 
 from standby.cli import failover, failure, replica, store, vm
 from standby.cli.demo import demo, demo_end
+from standby.cli.help import Group
 from standby.cli.output import say, stderr
 from standby.errors import StandbyError
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     # Plain help: it reads well on a narrow terminal, in a pipe and in a log.
     rich_markup_mode=None,
@@ -67,6 +69,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _interrupted(json: bool) -> int:
-    if not json:
+    if json:
+        failure.show(failure.of_interrupt(), json=True)
+    else:
         say(stderr(), "Interrupted.")
     return failure.INTERRUPTED
