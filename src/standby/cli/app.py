@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     given = list(arguments)
     json = "--json" in given
     try:
-        return int(typer.main.get_command(app)(args=given, prog_name="standby", standalone_mode=False) or 0)
+        status = int(typer.main.get_command(app)(args=given, prog_name="standby", standalone_mode=False) or 0)
     except StandbyError as error:
         shown = failure.of(error)
     except typer.TyperException as error:
@@ -64,6 +64,9 @@ def run(arguments: Sequence[str]) -> int:
         return _interrupted(json)
     except Exception as error:  # noqa: BLE001 - the outermost caller: it is told with its traceback
         shown = failure.of_bug(error)
+    else:
+        # Typer turns Ctrl-C into this status, silently.
+        return _interrupted(json) if status == failure.INTERRUPTED else status
     failure.show(shown, json=json)
     return shown.exit_status
 
