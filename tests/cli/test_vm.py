@@ -140,7 +140,7 @@ def test_what_stands_against_protection_is_told_once_and_nothing_is_begun(daemon
     words += ["--state", tmp_path / "state", "--exclude", "vdz"]
     done = standby(*words)
     assert done.status == 3
-    assert (done.out + done.err).count("no such disk") == 1
+    assert " ".join((done.out + done.err).split()).count("no such disk") == 1
     assert "Blocks  vdz" in done.err
     (event, *_), failure = done_json(standby(*words, "--json"))
     assert event["event"] == "finding"
