@@ -10,11 +10,14 @@ import subprocess
 
 import pytest
 
+from standby.clock import SystemClock
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
+from standby.replica.writer import attach
 from tests.cli import reference
 from tests.cli.conftest import PROGRAM, standby
 from tests.hypervisor.processes import FORMATS, Daemon, Writer, assert_one_instant, contents
+from tests.support.replicas import new_id
 
 pytestmark = pytest.mark.slow
 
@@ -216,3 +219,28 @@ def documented() -> dict[str, set[str]]:
     """The keys of each document, as docs/cli.md tells them."""
     lines = re.findall(r"^- \*\*(\w+)\*\*: ((?:`\w+`(?:, )?)+)", reference.DOC.read_text(), re.MULTILINE)
     return {name: set(re.findall(r"`(\w+)`", keys)) for name, keys in lines}
+
+
+def test_a_fenced_agent_ends_with_6_and_owns_the_replica_again_only_on_request(daemon, store, tmp_path):
+    state = tmp_path / "state"
+    agent = start(daemon, store, state, "--json")
+    until(agent, '{"event":"point"')
+    attach(DirectoryStore(store), "web", owner="agent@host-b", clock=SystemClock(), new_id=new_id)
+    out, err = agent.communicate(timeout=30)
+    assert agent.returncode == 6, out
+    assert json.loads(err)["error"] == "Fenced"
+    assert "--take-over" in json.loads(err)["hint"]
+
+    shown = standby("vm", "show", "web", "--state", state, "--json").json
+    assert (shown["state"], "epoch" in shown["error"]) == ("fenced", True)
+    words = ["vm", "protect", "web", "--qmp", daemon.qmp, "--nbd", daemon.nbd, "--store", store]
+    refused = standby(*words, "--state", state, "--json")
+    assert (refused.status, "--take-over" in json.loads(refused.err)["hint"]) == (6, True)
+
+    agent = start(daemon, store, state, "--json", "--take-over")
+    until(agent, '{"event":"point"')
+    agent.send_signal(signal.SIGINT)
+    assert agent.wait(30) == 0
+    agent.communicate()
+    assert standby("vm", "show", "web", "--state", state, "--json").json["state"] == "protected"
+    assert standby("replica", "verify", store, "web", "--all").status == 0
