@@ -143,9 +143,16 @@ def _check_unchanged(known: Relationship, request: Request, store: ObjectStore) 
         raise InvalidRequest(
             "it is paused", subject=known.machine, hint=f"`standby vm resume {known.machine}`, then again"
         )
-    if known.status.state in (states.State.FENCED, states.State.SEALED):
+    if known.status.state is states.State.FENCED:
         raise InvalidRequest(
-            f"it is {known.status.state.value}: {known.error or 'the machine was shut down for good'}",
+            f"it is fenced: {known.error}",
+            subject=known.machine,
+            hint=f"if this host should own the replica again, `standby vm resume {known.machine}`, then again; "
+            f"else `standby vm unprotect {known.machine}`",
+        )
+    if known.status.state is states.State.SEALED:
+        raise InvalidRequest(
+            "it is sealed: the machine was shut down for good",
             subject=known.machine,
             hint=f"`standby vm unprotect {known.machine}`; its replica stays",
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
+from standby.block.chains import ChainFault, check_chain
 from standby.errors import InvalidRequest, NeedsPerson
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.devices import iothread_of, shared_for_writing
@@ -21,11 +23,24 @@ OLDEST = (7, 1)
 _UNSAFE_JOBS = frozenset({"mirror", "commit", "stream", "backup"})
 
 ChainProblems = Callable[[Path, str], Sequence[tuple[str, str]]]
-"""What is wrong with the parents of the image at a path, of a format: (problem, fix) each."""
+"""What is wrong with the parents of the image at a path, of a format of QEMU's: (problem, fix) each."""
 
 
-def no_chain_problems(_path: Path, _format: str) -> Sequence[tuple[str, str]]:
-    return ()
+_CHAIN_FIXES: Final = {
+    ChainFault.MISSING: "put the parent back, or merge the chain into one image",
+    ChainFault.MISMATCHED: "put the right parent back",
+    ChainFault.MODIFIED: "restore the parent as it was: what is below the child's changes is no longer right",
+    ChainFault.UNREADABLE: "repair the image or its permissions",
+    ChainFault.UNSUPPORTED: "convert the image to one that stands alone",
+}
+
+
+def chain_problems_of(path: Path, driver: str) -> Sequence[tuple[str, str]]:
+    """What check_chain finds, for `ChainProblems`."""
+    return [
+        (f"{problem.file}: {problem.cause}", _CHAIN_FIXES[problem.fault])
+        for problem in check_chain(path, driver)
+    ]
 
 
 def survey(
@@ -82,7 +97,7 @@ def _disks(qmp: Qmp, disks: Sequence[SourceDisk], chain_problems: ChainProblems)
             continue
         yield from (_of_disk(qmp, subject, disk, shared=users[disk.node] > 1))
         if disk.path:
-            for problem, fix in chain_problems(Path(disk.path), disk.format):
+            for problem, fix in chain_problems(Path(disk.path), disk.driver):
                 yield Finding(subject=subject, problem=problem, fix=fix, blocks=True)
 
 

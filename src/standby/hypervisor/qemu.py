@@ -15,7 +15,7 @@ from typing import Literal
 from standby.clock import Clock, SystemClock
 from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.devices import bus_of, network_cards, qom
-from standby.hypervisor.findings import ChainProblems, no_chain_problems, survey
+from standby.hypervisor.findings import ChainProblems, chain_problems_of, survey
 from standby.hypervisor.freeze import FROZEN_LIMIT
 from standby.hypervisor.inventory import SourceDisk, disks_of, is_flash
 from standby.hypervisor.qmp import Qmp
@@ -52,7 +52,7 @@ class QemuHypervisor:
         *,
         limits: CutLimits | None = None,
         freeze_limit: float = FROZEN_LIMIT,
-        chain_problems: ChainProblems = no_chain_problems,
+        chain_problems: ChainProblems = chain_problems_of,
         clock: Clock | None = None,
     ) -> None:
         """chain_problems: what is wrong with an image's parents, as (problem, fix), by path and format."""

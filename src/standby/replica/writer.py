@@ -144,7 +144,7 @@ def _fenced(place: Place, theirs: int, mine: int, where: str) -> Fenced:
     return Fenced(
         f"another writer owns the replica: {where} has epoch {theirs}, this writer has {mine}",
         subject=place.subject(place.name),
-        hint="if this host should own the replica again, start replication anew; it takes a newer epoch",
+        hint="if this host should own the replica again, `standby vm resume`: what differs is found by hashes",
     )
 
 

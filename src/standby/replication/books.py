@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from standby.errors import InvalidRequest, Recoverable
+from standby.errors import InvalidRequest, NeedsPerson, Recoverable
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.log import SealedLog
@@ -51,6 +51,10 @@ CREATE TABLE IF NOT EXISTS entry (
 
 class BooksUnwritable(Recoverable):
     """The books cannot be written (no space, or the volume is gone); nothing was forgotten."""
+
+
+class BooksDamaged(NeedsPerson):
+    """The books are no longer what was written: not SQLite, or not ours."""
 
 
 class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,14 +162,22 @@ class Books:
         `scratch` below it is where cuts keep what a guest overwrites.
         """
         self.scratch = folder / "scratch"
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self._lock_file = holder.take(folder)
+        try:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            self._lock_file = holder.take(folder)
+        except OSError as error:
+            raise _unwritable(folder, error.strerror or str(error)) from error
         self.folder = folder
         self._lock = threading.RLock()
-        self._db = _connect(f"file:{quote(str(folder / _FILE))}")
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._db.executescript(_SCHEMA)
+        try:
+            with self._failures():
+                self._db = _connect(f"file:{quote(str(folder / _FILE))}")
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                    self._db.execute(f"PRAGMA {pragma}")
+                self._db.executescript(_SCHEMA)
+        except BaseException:
+            os.close(self._lock_file)
+            raise
 
     @classmethod
     def reading(cls, folder: Path) -> Books:
@@ -181,7 +193,8 @@ class Books:
         books.scratch = folder / "scratch"
         books._lock_file = -1
         books._lock = threading.RLock()
-        books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
+        with books._failures():
+            books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
         return books
 
     def close(self) -> None:
@@ -222,12 +235,12 @@ class Books:
             db.execute("DELETE FROM relationship WHERE id = ?", (relationship,))
 
     def relationships(self) -> list[Relationship]:
-        with self._lock:
+        with self._reading():
             ids = [row["id"] for row in self._db.execute("SELECT id FROM relationship ORDER BY machine")]
             return [self.get(one) for one in ids]
 
     def get(self, relationship: str) -> Relationship:
-        with self._lock:
+        with self._reading():
             row = self._db.execute("SELECT * FROM relationship WHERE id = ?", (relationship,)).fetchone()
             disks = self._db.execute(
                 "SELECT id, size, scan, scanned, learned FROM disk WHERE relationship = ? ORDER BY id",
@@ -304,14 +317,14 @@ class Books:
 
     def queue(self, relationship: str) -> list[Entry]:
         """What waits to be committed, in order."""
-        with self._lock:
+        with self._reading():
             rows = self._db.execute(
                 "SELECT ordinal, body FROM entry WHERE relationship = ? ORDER BY ordinal", (relationship,)
             ).fetchall()
-        return [
-            msgspec.structs.replace(msgspec.json.decode(row["body"], type=Entry), ordinal=row["ordinal"])
-            for row in rows
-        ]
+            return [
+                msgspec.structs.replace(msgspec.json.decode(row["body"], type=Entry), ordinal=row["ordinal"])
+                for row in rows
+            ]
 
     def shipped(self, relationship: str, entry: Entry) -> None:
         """The entry is committed in the store (W3 done): let it go."""
@@ -342,22 +355,45 @@ class Books:
             if self._db.in_transaction:
                 yield self._db
                 return
-            try:
+            with self._failures():
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # SQLite ends it by itself after some errors
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise BooksUnwritable(
-                    f"the agent's books cannot be written: {error}",
-                    subject=str(self.folder),
-                    hint="make room on this volume",
-                ) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, self._failures():
+            yield
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """SQLite's errors as ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise _unwritable(self.folder, str(error)) from error
+        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+            raise BooksDamaged(
+                f"the agent's books are damaged: {error}",
+                subject=str(self.folder / _FILE),
+                tried="nothing: the file was left as it is, and no point in the store is touched",
+                hint="put the file back from a backup (disks are then compared with the replica by hashes), or "
+                "move it away and protect the machine again under another replica name",
+            ) from error
+
+
+def _unwritable(folder: Path, cause: str) -> BooksUnwritable:
+    return BooksUnwritable(
+        f"the agent's books cannot be used: {cause}",
+        subject=str(folder),
+        tried="nothing was forgotten; changes of the machine go on being tracked",
+        hint="make room on this volume and let this agent write there; it is tried again",
+    )
 
 
 def _connect(uri: str) -> sqlite3.Connection:

@@ -5,7 +5,7 @@ The rules are C1 to C7 of docs/protocol.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,14 +15,16 @@ from ulid import ULID
 from standby import failpoints
 from standby.block.extent import Extent
 from standby.clock import Clock
+from standby.errors import ResyncRequired
 from standby.hypervisor.base import Consistency, Hypervisor, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
+from standby.replica.format import block_count
 from standby.replica.log import SealedLog, open_local
-from standby.replication.books import UNKNOWN, Books, Entry, EntryDisk, LocalLog, Relationship
+from standby.replication.books import UNKNOWN, Books, DiskBook, Entry, EntryDisk, LocalLog, Relationship
 from standby.replication.dirty import dirty_blocks
 from standby.replication.extract import WORKERS, Extractor
-from standby.replication.known import KnownBlocks
+from standby.replication.known import KnownBlocks, KnownLost
 from standby.replication.precopy import once_more
 from standby.replication.spool import Spool
 
@@ -45,6 +47,13 @@ _SEALED = failpoints.declare("cycle.sealed")
 _ENTERED = failpoints.declare("cycle.entered")
 _LEARNED = failpoints.declare("cycle.learned")
 _FORGOTTEN = failpoints.declare("cycle.forgotten")
+
+QUEUE_LOST: Final = "a log that waited for the store is gone or was cut short"
+
+
+class QueueLost(ResyncRequired):
+    """The spool was tampered with: what waited for the store can no longer be sent."""
+
 
 ScanProgress = Callable[[str, int], None]
 """Told a disk's id and the bytes of it that were scanned since the last call."""
@@ -101,6 +110,7 @@ class Source:
         self.let_go()
         relationship = self._books.get(self._id)
         self._spool.remove_orphans(relationship)
+        self._check_queue(relationship)
         self._catch_up(relationship)
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
@@ -123,17 +133,15 @@ class Source:
 
         Returns the entry with what differed, or None if nothing did.
         """
-        relationship = self._books.get(self._id)
-        disk = relationship.disk(disk_id)
-        known = self._known_blocks(disk_id)
-        log = self._spool.new_log(relationship, disk_id, disk.size)
-        at = disk.scanned
-        with ExitStack() as stack:
-            stack.callback(log.abandon)
-            with self._keeping_tracking() as tracking, ExitStack() as handles:
-                live = {
-                    one: handles.enter_context(closing(handle)) for one, handle in tracking.live().items()
-                }
+        with self._keeping_tracking() as tracking:
+            relationship = self._books.get(self._id)
+            disk = relationship.disk(disk_id)
+            known = self._known_blocks(disk)
+            log = self._spool.new_log(relationship, disk_id, disk.size)
+            at = disk.scanned
+            with ExitStack() as stack:
+                stack.callback(log.abandon)
+                live = {one: stack.enter_context(closing(handle)) for one, handle in tracking.live().items()}
                 extractor = Extractor(known, log.writer, self._workers)
                 while at < disk.size and log.stored < SCAN_LOG:
                     end = min(at + SCAN_STEP, disk.size)
@@ -141,68 +149,69 @@ class Source:
                         live[disk_id], Extent(at, end - at), lambda count: progress(disk_id, count)
                     )
                     at = end
-            _SCAN_READ.reach()
-            sealed = log.seal()
-        if sealed is None:
-            self._books.set_scanned(self._id, disk_id, at)
-            return None
-        _SCAN_SEALED.reach()
-        entry = self._entry("scan", self._clock.now().isoformat(), {disk_id: sealed}, relationship)
-        entry = self._books.enter_scan(self._id, entry, disk_id, at)
-        _SCAN_ENTERED.reach()
-        self._learn(entry)
-        _SCAN_LEARNED.reach()
-        return entry
+                _SCAN_READ.reach()
+                sealed = log.seal()
+            if sealed is None:
+                self._books.set_scanned(self._id, disk_id, at)
+                return None
+            _SCAN_SEALED.reach()
+            entry = self._entry("scan", self._clock.now().isoformat(), {disk_id: sealed}, relationship)
+            entry = self._books.enter_scan(self._id, entry, disk_id, at)
+            _SCAN_ENTERED.reach()
+            self._learn(entry)
+            _SCAN_LEARNED.reach()
+            return entry
 
     def cycle(self, consistency: Consistency = Consistency.CRASH, kind: Kind = "point") -> CycleReport:
         """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds."""
-        relationship = self._books.get(self._id)
-        machine = self._describe()
-        logs = {disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks}
-        with ExitStack() as stack:
-            for log in logs.values():
-                stack.callback(log.abandon)
-            with self._keeping_tracking() as tracking:
-                asked = self._clock.now().isoformat()
-                pending = sum(tracking.pending().values())
-                if not pending and consistency is Consistency.CRASH:
-                    return self._quiet_point(relationship, machine, kind, asked)
+        with self._keeping_tracking() as tracking:
+            relationship = self._books.get(self._id)
+            machine = self._describe()
+            asked = self._clock.now().isoformat()
+            pending = sum(tracking.pending().values())
+            if not pending and consistency is Consistency.CRASH:
+                return self._quiet_point(relationship, machine, kind, asked)
+            logs = {
+                disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks
+            }
+            with ExitStack() as stack:
+                for log in logs.values():
+                    stack.callback(log.abandon)
                 extractors = {
-                    disk: Extractor(self._known_blocks(disk), log.writer, self._workers)
-                    for disk, log in logs.items()
+                    disk.id: Extractor(self._known_blocks(disk), logs[disk.id].writer, self._workers)
+                    for disk in relationship.disks
                 }
                 number, changed = self._precopy(tracking, relationship, extractors, pending)
                 with tracking.cut(number, consistency) as cut:
                     opened = self._clock.monotonic()
                     under_cut = 0
-                    for disk, ended in cut.disks.items():
+                    for disk_id, ended in cut.disks.items():
                         dirty = dirty_blocks(ended.dirty, ended.disk.size)
                         under_cut += dirty.nbytes
-                        extractors[disk].round(ended.disk, dirty)
+                        extractors[disk_id].round(ended.disk, dirty)
                     _CUT_READ.reach()
                     at, reached, note = cut.at, cut.consistency, cut.note
                 window = self._clock.monotonic() - opened
                 _RELEASED.reach()
-            sealed = {disk: done for disk, log in logs.items() if (done := log.seal())}
-        _SEALED.reach()
-        entry = self._entry(
-            kind,
-            at.isoformat(),
-            sealed,
-            relationship,
-            consistency=reached.value,
-            note=note,
-            machine=machine,
-            changed=changed + under_cut,
-        )
-        entry = self._books.enter_point(self._id, entry, number)
-        _ENTERED.reach()
-        self._learn(entry)
-        _LEARNED.reach()
-        with self._keeping_tracking() as tracking:
+                sealed = {disk_id: done for disk_id, log in logs.items() if (done := log.seal())}
+            _SEALED.reach()
+            entry = self._entry(
+                kind,
+                at.isoformat(),
+                sealed,
+                relationship,
+                consistency=reached.value,
+                note=note,
+                machine=machine,
+                changed=changed + under_cut,
+            )
+            entry = self._books.enter_point(self._id, entry, number)
+            _ENTERED.reach()
+            self._learn(entry)
+            _LEARNED.reach()
             tracking.forget(number)
-        _FORGOTTEN.reach()
-        return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
+            _FORGOTTEN.reach()
+            return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
 
     def let_go(self) -> None:
         """Drop connections and handles; rounds go on recording."""
@@ -306,11 +315,17 @@ class Source:
             changed=changed,
         )
 
-    def _learn(self, entry: Entry) -> None:
-        """C5: only now may the known hashes include what the entry's logs hold."""
-        touched = [disk for disk in entry.disks if disk.logs]
+    def _learn(self, entry: Entry, behind: Collection[str] | None = None) -> None:
+        """C5: only now may the known hashes include what the entry's logs hold.
+
+        behind: the disks that have not learned it yet (all). A disk that has learned newer entries must not
+        learn an older one again: its hashes would go back to it.
+        """
+        touched = [disk for disk in entry.disks if disk.logs and (behind is None or disk.id in behind)]
+        relationship = self._books.get(self._id)
         for disk in touched:
-            known = self._known_blocks(disk.id)
+            known = self._known_blocks(relationship.disk(disk.id))
+            known.set_mark(entry.ordinal)
             for log in disk.logs:
                 known.learn_log(open_local(Path(log.path)))
             known.sync()
@@ -318,23 +333,47 @@ class Source:
             self._books.set_learned(self._id, [disk.id for disk in touched], entry.ordinal)
 
     def _catch_up(self, relationship: Relationship) -> None:
-        """After a kill between entering an entry and learning it: learn it now. Repeating is harmless."""
-        missing = [
-            disk.id
-            for disk in relationship.disks
-            if disk.learned != UNKNOWN and not self.known_path(disk.id).exists()
-        ]
-        if missing:
-            self._books.set_learned(self._id, missing, UNKNOWN)
-        learned = {disk.id: disk.learned for disk in relationship.disks if disk.id not in missing}
-        for entry in self._books.queue(self._id):
-            late = any(
-                disk.logs and entry.ordinal > learned.get(disk.id, UNKNOWN) != UNKNOWN for disk in entry.disks
-            )
-            if late:
-                self._learn(entry)
+        """After a kill between entering an entry and learning it: learn it now. Repeating is harmless.
 
-    def _known_blocks(self, disk_id: str) -> KnownBlocks:
-        if disk_id not in self._known:
-            self._known[disk_id] = KnownBlocks(self.known_path(disk_id))
-        return self._known[disk_id]
+        A disk whose known hashes are not of the books' time is left UNKNOWN.
+        """
+        queue = self._books.queue(self._id)
+        ordinals = {entry.ordinal for entry in queue}
+        learned = {disk.id: disk.learned for disk in relationship.disks if disk.learned != UNKNOWN}
+        for disk in relationship.disks:
+            if disk.learned != UNKNOWN and not self._of_this_time(disk, ordinals):
+                self._books.set_learned(self._id, [disk.id], UNKNOWN)
+                del learned[disk.id]
+        for entry in queue:
+            self._learn(entry, {disk for disk, newest in learned.items() if newest < entry.ordinal})
+
+    def _check_queue(self, relationship: Relationship) -> None:
+        """Raises QueueLost if a log that waits for the store is gone or cut short."""
+        for entry in self._books.queue(self._id):
+            for log in (log for disk in entry.disks for log in disk.logs):
+                path = Path(log.path)
+                if not path.is_file() or path.stat().st_size != log.size:
+                    self._books.diverged(self._id, relationship.committed, QUEUE_LOST)
+                    raise QueueLost(
+                        QUEUE_LOST,
+                        subject=f"{relationship.machine}, {path}",
+                        tried="what waited is dropped, with the points that it would have become",
+                        hint="nothing to do: disks are compared with the replica by hashes; its points stay",
+                    )
+
+    def _of_this_time(self, disk: DiskBook, queued: Collection[int]) -> bool:
+        """Whether the known hashes include what the books say: no less, and no more than what is queued."""
+        try:
+            mark = self._known_blocks(disk).mark
+        except KnownLost:
+            return False
+        return mark == disk.learned or (mark > disk.learned and mark in queued)
+
+    def _known_blocks(self, disk: DiskBook) -> KnownBlocks:
+        if disk.id not in self._known:
+            try:
+                self._known[disk.id] = KnownBlocks(self.known_path(disk.id), block_count(disk.size))
+            except KnownLost:
+                self._books.set_learned(self._id, [disk.id], UNKNOWN)
+                raise
+        return self._known[disk.id]
