@@ -105,6 +105,10 @@ class Target:
         """Upload the entry's logs, commit its record, then forget it. Harmless to repeat."""
         if self._writer is None:
             raise AssertionError("attach() comes first")
+        if (record := self._writer.committed(entry.nonce)) is not None:
+            # It is committed, and the books could not be told.
+            self._forget(entry)
+            return record
         states = tuple(
             DiskState(
                 id=disk.id,
