@@ -1,0 +1,677 @@
+"""What the world does wrong: each with what standby says, and that nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from ulid import ULID
+
+from standby.block.nbd import NbdDisk
+from standby.clock import SystemClock
+from standby.errors import Fenced
+from standby.hypervisor import cut as cut_module
+from standby.hypervisor.base import Consistency, MachineUnreachable
+from standby.hypervisor.findings import chain_problems_of
+from standby.objects.directory import DirectoryStore
+from standby.replica import writer as replica_writer
+from standby.replica.format import BLOCK
+from standby.replica.journal import ReplicaLog
+from standby.replica.verify import verify_logs, verify_point
+from standby.replication import source as source_module
+from standby.replication.books import Books, BooksDamaged, BooksUnwritable
+from standby.replication.enable import NotReady
+from standby.replication.source import QueueLost
+from standby.replication.states import Event, State
+from tests.hypervisor.processes import PAGE, SIZE, Daemon, StandInAgent, wait_for
+from tests.replication.rig import Rig, SetClock
+from tests.support.differencing import make_differencing_vhd, make_differencing_vhdx, vhd_uuid
+from tests.support.faulty_store import Fault, FaultyStore, full, lost, readonly, refused
+
+pytestmark = pytest.mark.slow
+
+DISKS = {"qcow": ("qcow2", ""), "raw": ("raw", "")}
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting file systems needs root")
+
+
+def run(*command) -> None:
+    subprocess.run([str(part) for part in command], check=True, capture_output=True, timeout=60)
+
+
+class Site:
+    """Daemons, rigs and mounts of one test, all ended with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ends = []
+
+    def ends(self, end):
+        self._ends.append(end)
+
+    def daemon(self, name="host", formats=DISKS, **more):
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        daemon = Daemon(folder, formats, **more)
+        self.ends(daemon.stop)
+        return daemon
+
+    def rig(self, daemon, store=None, hypervisor=None, **more):
+        rig = Rig(self.folder, hypervisor or daemon.hypervisor(), store, **more)
+        rig.open = True
+        self.ends(lambda: rig.open and rig.close())
+        return rig
+
+    def tmpfs(self, name, options):
+        place = self.folder / name
+        place.mkdir()
+        run("mount", "-t", "tmpfs", "-o", options, "tmpfs", place)
+        self.ends(lambda: run("umount", "-l", place))
+        return place
+
+    def close(self):
+        for end in reversed(self._ends):
+            end()
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+def stop(rig):
+    rig.close()
+    rig.open = False
+
+
+def again(site, rig, daemon, **more):
+    """The agent, stopped before, is started on the same books."""
+    rig = site.rig(daemon, rig.store, clock=rig.clock, **more)
+    rig.enable()
+    return rig
+
+
+def write(daemon, disk, offset, data):
+    with closing(NbdDisk(daemon.nbd, disk, connections=1)) as client:
+        client.write(offset, memoryview(data))
+
+
+def now(daemon):
+    """What the disks hold at this moment."""
+    found = {}
+    for name in daemon.formats:
+        with closing(NbdDisk(daemon.nbd, name, connections=1)) as client:
+            data = bytearray(client.size)
+            client.read(0, memoryview(data))
+            found[name] = data
+    return found
+
+
+def noise(size, seed=1):
+    return random.Random(seed).randbytes(size)
+
+
+def due(rig):
+    """One interval has passed."""
+    if isinstance(rig.clock, SetClock):
+        rig.clock.seconds += 1
+
+
+def same_as(rig, daemon):
+    """Whatever is under way is finished; a further point of the machine is the machine."""
+    rig.until(lambda: rig.state is State.PROTECTED)
+    rig.drain()
+    rig.until(lambda: rig.source.ready)
+    rig.point()
+    assert rig.images() == now(daemon)
+    log = ReplicaLog.read(rig.store, "vm")
+    assert verify_logs(log).findings == ()
+    assert verify_point(log, log.point()).findings == ()
+
+
+def complete(message):
+    """The message has object, cause, what was tried and what is next."""
+    text = str(message)
+    assert ": " in text
+    assert "Tried: " in text, text
+    assert "Next: " in text, text
+    return text
+
+
+# What the prerequisites check finds.
+
+
+def test_all_that_stands_against_protection_is_told_at_once__vhdx_by_path_as_qemu_opens_no_such_disk(site):
+    folder = site.folder / "host"
+    folder.mkdir()
+    for name in ("old-parent.img", "child.img", "orphan.img"):
+        run(
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "vpc",
+            "-o",
+            "subformat=dynamic,force_size=on",
+            folder / name,
+            SIZE,
+        )
+    parent = folder / "old-parent.img"
+    changed = parent.stat().st_mtime
+    make_differencing_vhd(folder / "child.img", vhd_uuid(parent), changed, parent.name)
+    make_differencing_vhd(folder / "orphan.img", uuid4(), changed, "gone.img")
+    os.utime(parent, (changed + 100, changed + 100))
+    bad = folder / "bad.vhdx"
+    run("qemu-img", "create", "-q", "-f", "vhdx", bad, SIZE)
+    make_differencing_vhdx(bad, uuid4(), {"relative_path": ".\\base.vhdx"})
+
+    formats = dict.fromkeys(("child", "orphan"), ("vpc", ""))
+    formats |= {"strange": ("vdi", ""), "good": ("vhdx", ""), "raw": ("raw", "")}
+    daemon = site.daemon(formats=formats)
+    daemon.control.command("blockdev-add", driver="null-co", node_name="sink", size=SIZE, read_zeroes=True)
+    write(daemon, "raw", 0, noise(1 << 20))
+    daemon.control.command(
+        "blockdev-mirror", job_id="theirs", device="raw", target="sink", sync="full", speed=1
+    )
+
+    def problems(path, driver):
+        return chain_problems_of(bad if driver == "vhdx" else path, driver)
+
+    rig = site.rig(daemon, hypervisor=daemon.hypervisor(chain_problems=problems))
+    with pytest.raises(NotReady) as caught:
+        rig.enable()
+    daemon.control.command("block-job-cancel", device="theirs", force=True)
+    found = [(one.subject, one.problem, one.fix) for one in caught.value.findings if one.blocks]
+    for subject, *words in (
+        ("vm, disk child", str(parent), "was modified after"),
+        ("vm, disk child", "child.img is a differencing disk"),
+        ("vm, disk orphan", str(folder / "gone.img"), "is missing"),
+        ("vm, disk good", str(folder / "base.vhdx"), "is missing"),
+        ("vm, disk strange", "'vdi' is not one that is tracked"),
+        ("vm", "mirror job (theirs) runs"),
+    ):
+        hits = [
+            fix for who, problem, fix in found if who == subject and all(word in problem for word in words)
+        ]
+        assert len(hits) == 1, (subject, words, found)
+        assert hits[0]
+        assert words[0] in str(caught.value)
+    assert rig.books.relationships() == []
+    assert daemon.bitmaps() == []
+    assert not list((site.folder / "store" / "vm").glob("*"))
+
+
+def test_an_nbd_server_of_somebody_else_in_the_process(site):
+    daemon = site.daemon(serve=False)
+    theirs = {"type": "unix", "data": {"path": str(site.folder / "theirs")}}
+    daemon.control.command("nbd-server-start", addr=theirs)
+    rig = site.rig(daemon)
+    with pytest.raises(
+        NotReady, match=r"vm: .*already serves NBD for somebody else.*tell standby the socket"
+    ):
+        rig.enable()
+    daemon.control.command("nbd-server-stop")
+    rig.enable()
+
+
+# What others do to the machine while it is protected.
+
+
+def test_bitmaps_and_jobs_of_other_tools_are_left_alone(site):
+    daemon = site.daemon()
+    daemon.control.command("block-dirty-bitmap-add", node="raw", name="theirs")
+    write(daemon, "raw", 0, noise(PAGE))
+    rig = site.rig(daemon)
+    rig.protect()
+    daemon.control.command("blockdev-add", driver="null-co", node_name="sink", size=SIZE)
+    daemon.control.command(
+        "blockdev-mirror", job_id="their-job", device="raw", target="sink", sync="full", speed=1
+    )
+    write(daemon, "raw", 2 * BLOCK, noise(PAGE, 2))
+    same_as(rig, daemon)
+    assert [job["id"] for job in daemon.control.command("query-jobs")] == ["their-job"]
+    rig.source.stop()
+    assert daemon.bitmaps() == [("raw", "theirs")]
+    daemon.control.command("block-job-cancel", device="their-job", force=True)
+
+
+def test_a_guest_agent_that_hangs_on_freeze_is_thawed_and_the_point_says_so(site):
+    daemon = site.daemon()
+    agent = StandInAgent(site.folder / "agent-socket")
+    site.ends(agent.close)
+    rig = site.rig(daemon, hypervisor=daemon.hypervisor(agent.path, freeze_limit=0.5))
+    rig.protect()
+    agent.silent.add("guest-fsfreeze-freeze")
+    write(daemon, "raw", 0, noise(PAGE))
+    _, record = rig.point(Consistency.APPLICATION)
+    assert record.consistency == Consistency.CRASH.value
+    assert "vm" in record.note
+    assert "guest-fsfreeze-freeze" in record.note
+    wait_for(lambda: "guest-fsfreeze-thaw" in agent.history and not agent.frozen, "the guest to be thawed")
+    assert rig.images() == now(daemon)
+
+
+@pytest.mark.parametrize("step", ["cut exported", "cut read"])
+def test_a_machine_that_is_gone_mid_cycle(site, monkeypatch, step):
+    daemon = site.daemon()
+    rig = site.rig(daemon, clock=SetClock())
+    write(daemon, "raw", 0, noise(3 * BLOCK))
+    rig.protect()
+    write(daemon, "raw", BLOCK, noise(PAGE, 2))
+    write(daemon, "qcow", BLOCK, noise(PAGE, 3))
+
+    class Kill:
+        def reach(self):
+            daemon.process.kill()
+            daemon.process.wait()
+
+    with monkeypatch.context() as patch:
+        module, name = (cut_module, "_exported") if step == "cut exported" else (source_module, "_CUT_READ")
+        patch.setattr(module, name, Kill())
+        due(rig)
+        rig.engine.step()
+    error = rig.seen.errors[-1]
+    assert isinstance(error, MachineUnreachable)
+    assert "vm" in str(error)
+    assert str(daemon.qmp) in str(error) or str(daemon.nbd) in str(error)
+    due(rig)
+    rig.engine.step()
+    assert isinstance(rig.seen.errors[-1], MachineUnreachable), "and it waits for the machine"
+    assert str(daemon.qmp) in complete(rig.seen.errors[-1])
+    daemon.stop()
+    daemon = site.daemon()
+    due(rig)
+    same_as(rig, daemon)
+    assert list(rig.spool.iterdir()) == []
+    assert daemon.leftovers() == []
+
+
+# The store.
+
+FAULTS = {
+    "full at upload": ("put_file", full()),
+    "full at commit": ("put_if_absent", full()),
+    "read-only at upload": ("put_file", readonly()),
+    "read-only at commit": ("put_if_absent", readonly()),
+    "unreachable at upload": ("put_file", refused()),
+    "unreachable at commit": ("put_if_absent", refused()),
+    "unreachable at the check": ("get_if_changed", refused()),
+    "answer lost at upload": ("put_file", lost()),
+    "answer lost at commit": ("put_if_absent", lost()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_store_in_trouble_is_waited_for_and_captures_go_on(site, fault):
+    daemon = site.daemon()
+    store = FaultyStore(DirectoryStore(site.folder / "store", create=True))
+    rig = site.rig(daemon, store, clock=SetClock())
+    rig.protect()
+    verb, effect = FAULTS[fault]
+    before = len(ReplicaLog.read(store, "vm").points)
+    store.add(Fault(verb, effect, times=None))
+    contents, waits, calls = [], [], 0
+    for minutes in (0, 1, 2, 4):
+        # Not a second early.
+        rig.clock.seconds += max(0, minutes * 60 - 2)
+        if minutes:
+            calls = len(store.calls)
+            rig.engine.target_step()
+            assert len(store.calls) == calls
+        rig.clock.seconds += 2
+        write(daemon, "raw", len(contents) * BLOCK, noise(PAGE, len(contents)))
+        contents.append(now(daemon))
+        rig.engine.step()
+        relationship = rig.books.get(rig.id)
+        waits.append(round((relationship.retry_at - rig.clock.now().timestamp()) / 60, 3))
+        assert relationship.failures == len(waits)
+        assert "injected" in relationship.error
+    assert waits == [1, 2, 4, 8]
+    queued = [entry.nonce for entry in rig.books.queue(rig.id)]
+    assert len(queued) == 4
+    store.heal()
+    rig.clock.seconds += 8 * 60
+    rig.drain()
+    log = ReplicaLog.read(store, "vm")
+    points = log.points[before:]
+    assert [point.nonce for point in points][:4] == queued
+    assert [rig.images(point.seq) for point in points[:4]] == contents
+    assert verify_logs(log).findings == ()
+    relationship = rig.books.get(rig.id)
+    assert (relationship.error, relationship.failures, relationship.retry_at) == ("", 0, None)
+    assert list(rig.spool.iterdir()) == []
+
+
+@ROOT
+@pytest.mark.parametrize("trouble", ["full", "read-only", "gone"])
+def test_a_real_store_that_is_full_or_read_only_or_gone(site, trouble):
+    place = site.tmpfs("volume", "size=8m")
+    daemon = site.daemon()
+    rig = site.rig(daemon, DirectoryStore(place / "store", create=True), clock=SetClock())
+    rig.protect()
+    if trouble == "full":
+        with (place / "filler").open("wb") as filler:
+            filler.write(bytes((8 << 20) - (512 << 10)))
+    elif trouble == "read-only":
+        run("mount", "-o", "remount,ro", place)
+    else:
+        (place / "store").rename(place / "elsewhere")
+    write(daemon, "raw", 0, noise(2 << 20))
+    due(rig)
+    rig.engine.step()
+    text = complete_or_hint(rig.seen.errors[-1])
+    assert str(place) in text
+    assert len(rig.books.queue(rig.id)) == 1
+    if trouble == "full":
+        (place / "filler").unlink()
+    elif trouble == "read-only":
+        run("mount", "-o", "remount,rw", place)
+    else:
+        (place / "elsewhere").rename(place / "store")
+    rig.clock.seconds += 60
+    same_as(rig, daemon)
+
+
+def complete_or_hint(error):
+    assert error.subject
+    assert error.cause
+    assert error.hint, str(error)
+    return str(error)
+
+
+# Local space.
+
+
+@ROOT
+def test_a_full_spool_misses_the_cycle_and_the_next_one_covers_it(site):
+    spool = site.tmpfs("tiny", "size=256k")
+    daemon = site.daemon()
+    rig = site.rig(daemon, spool=spool, clock=SetClock())
+    rig.protect()
+    points = len(rig.seen.records)
+    write(daemon, "raw", 0, noise(2 << 20))
+    for _ in range(2):
+        due(rig)
+        rig.engine.step()
+        assert str(spool) in complete_or_hint(rig.seen.errors[-1])
+        write(daemon, "qcow", 0, noise(PAGE, 5))
+    assert len(rig.seen.errors) == 2
+    assert (len(rig.seen.records), rig.books.queue(rig.id), list(spool.iterdir())) == (points, [], [])
+    run("mount", "-o", "remount,size=16m", spool)
+    due(rig)
+    same_as(rig, daemon)
+    assert ReplicaLog.read(rig.store, "vm").points[-1].kind == "point"
+    assert not any(disk.scan for disk in rig.books.get(rig.id).disks)
+    assert State.RESYNC_REQUIRED not in rig.seen.states, "nothing was lost, so nothing is scanned"
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_books_that_cannot_be_written(site, side):
+    daemon = site.daemon()
+    rig = site.rig(daemon, clock=SetClock())
+    rig.protect()
+    write(daemon, "raw", 0, noise(2 * BLOCK))
+    due(rig)
+    if side == "target":
+        rig.source.cycle()
+    rig.books._db.execute("PRAGMA query_only = ON")
+    for _ in range(3):
+        due(rig)
+        rig.engine.source_step() if side == "source" else rig.engine.target_step()
+        rig.clock.seconds += 60 if side == "target" else 0
+    errors = rig.seen.errors
+    assert errors
+    assert all(isinstance(error, BooksUnwritable) for error in errors)
+    assert str(rig.books.folder) in complete(errors[0])
+    rig.books._db.execute("PRAGMA query_only = OFF")
+    rig.clock.seconds += 60
+    same_as(rig, daemon)
+    nonces = [record.nonce for record in ReplicaLog.read(rig.store, "vm").records]
+    assert len(nonces) == len(set(nonces)), "an entry was committed twice"
+    assert State.RESYNC_REQUIRED not in rig.seen.states
+
+
+@pytest.mark.parametrize("damage", ["garbage", "page"])
+def test_damaged_books_are_told_and_left_alone(site, damage):
+    daemon = site.daemon()
+    rig = site.rig(daemon)
+    rig.protect()
+    stop(rig)
+    file = rig.books.folder / "agent.sqlite"
+    for name in ("agent.sqlite-wal", "agent.sqlite-shm"):
+        (rig.books.folder / name).unlink(missing_ok=True)
+    data = bytearray(file.read_bytes())
+    if damage == "garbage":
+        data[:] = noise(len(data))
+    else:
+        data[100:] = noise(len(data) - 100)
+    file.write_bytes(data)
+
+    def opened():
+        with closing(Books(rig.books.folder)) as books:
+            books.relationships()
+
+    def read():
+        with closing(Books.reading(rig.books.folder)) as books:
+            books.relationships()
+
+    for attempt in (opened, read):
+        with pytest.raises(BooksDamaged, match="damaged") as caught:
+            attempt()
+        assert str(file) in complete(caught.value)
+        assert "backup" in caught.value.hint
+    assert file.read_bytes() == data
+
+
+# Another writer.
+
+
+def test_a_second_writer_fences_the_first_which_says_so_and_never_writes_again(site):
+    daemon = site.daemon()
+    store = FaultyStore(DirectoryStore(site.folder / "store", create=True))
+    rig = site.rig(daemon, store, clock=SetClock())
+    rig.protect()
+    replica_writer.attach(
+        store.inner, "vm", owner="agent@host-b", clock=SystemClock(), new_id=lambda: str(ULID())
+    )
+    write(daemon, "raw", 0, noise(PAGE))
+    due(rig)
+    with pytest.raises(Fenced, match="another writer owns the replica") as caught:
+        rig.engine.step()
+    assert "standby vm resume" in caught.value.hint
+    assert rig.state is State.FENCED
+    assert "another writer owns" in rig.books.get(rig.id).error
+    stop(rig)
+    rig = again(site, rig, daemon)
+    store.calls.clear()
+    for _ in range(5):
+        rig.clock.seconds += 3600
+        rig.engine.step()
+    assert store.calls == []
+    rig.engine.resume()
+    same_as(rig, daemon)
+
+
+def test_fenced_by_a_writer_of_other_content_and_taken_back_by_hashes(site):
+    first, second = site.daemon("one"), site.daemon("two")
+    for daemon in (first, second):
+        write(daemon, "raw", 0, noise(2 << 20))
+        write(daemon, "qcow", 0, noise(1 << 20, 2))
+    rig = site.rig(first)
+    rig.protect()
+    stop(rig)
+    shutil.copytree(site.folder / "agent", site.folder / "copy")
+    rig = again(site, rig, first)
+    rig.point()
+    write(second, "raw", 5 * BLOCK, noise(BLOCK, 3))
+    write(second, "raw", 40 * BLOCK, noise(BLOCK, 4))
+    write(second, "qcow", 3 * BLOCK, bytes(BLOCK))
+    other = again(site, rig, second, name="copy", spool=site.folder / "other-spool")
+    other.until(lambda: other.state is State.RESYNCHRONIZING or other.state is State.PROTECTED)
+    same_as(other, second)
+    stop(other)
+    points = [(point.seq, point.nonce) for point in ReplicaLog.read(rig.store, "vm").points]
+    write(first, "raw", 20 * BLOCK, noise(PAGE, 9))
+    rig.until(lambda: rig.source.ready)
+    with pytest.raises(Fenced):
+        rig.until(lambda: False)
+    assert rig.state is State.FENCED
+    rig.engine.resume()
+    taken = len(rig.seen.records)
+    same_as(rig, first)
+    sent = sum(log.data for record in rig.seen.records[taken:] for disk in record.disks for log in disk.logs)
+    assert 0 < sent <= 6 * BLOCK, "only what differs, and no full copy"
+    left = [(point.seq, point.nonce) for point in ReplicaLog.read(rig.store, "vm").points]
+    assert left[: len(points)] == points, "points stay"
+
+
+# The agent's own files, changed while it is down.
+
+
+def known_files(rig):
+    return sorted((rig.books.folder / "known" / rig.id).iterdir())
+
+
+def cut_short(path, share):
+    os.truncate(path, int(path.stat().st_size * share) // 16 * 16)
+
+
+@pytest.mark.parametrize("loss", ["deleted", "empty", "half", "older", "newer"])
+def test_known_hashes_that_are_not_of_the_books_time_are_filled_again(site, loss):
+    """A block goes back to what a wrong table says the replica has: it must be sent all the same."""
+    daemon = site.daemon()
+    rig = site.rig(daemon)
+    rig.protect()
+    for seed in (1, 2):
+        write(daemon, "raw", 50 * BLOCK, noise(BLOCK, seed))
+        write(daemon, "qcow", 50 * BLOCK, noise(BLOCK, seed))
+        if seed == 2 and loss == "newer":
+            stop(rig)
+            shutil.copy(rig.books.folder / "agent.sqlite", site.folder / "older.sqlite")
+            rig = again(site, rig, daemon)
+            rig.drain()
+            rig.source.cycle()  # entered and learned, never committed
+        else:
+            rig.point()
+        if seed == 1:
+            folder = rig.books.folder / "known"
+            shutil.copytree(folder, site.folder / "older")
+    stop(rig)
+    for path in known_files(rig):
+        if loss == "deleted":
+            path.unlink()
+        elif loss == "older":
+            shutil.copy(site.folder / "older" / rig.id / path.name, path)
+        elif loss != "newer":
+            cut_short(path, {"empty": 0, "half": 0.5}[loss])
+    if loss == "newer":
+        for name in ("agent.sqlite-wal", "agent.sqlite-shm"):
+            (rig.books.folder / name).unlink(missing_ok=True)
+        shutil.copy(site.folder / "older.sqlite", rig.books.folder / "agent.sqlite")
+    content = {"older": noise(BLOCK, 1), "newer": noise(BLOCK, 2)}.get(loss, bytes(BLOCK))
+    for disk in DISKS:
+        write(daemon, disk, 50 * BLOCK, content)
+    rig = again(site, rig, daemon)
+    same_as(rig, daemon)
+
+
+def test_a_disk_that_learned_more_than_another_is_not_taken_back(site):
+    daemon = site.daemon()
+    store = FaultyStore(DirectoryStore(site.folder / "store", create=True))
+    rig = site.rig(daemon, store)
+    rig.protect()
+    write(daemon, "raw", 0, noise(BLOCK, 1))
+    write(daemon, "qcow", 0, noise(BLOCK, 1))
+    rig.source.cycle()
+    write(daemon, "raw", 0, noise(BLOCK, 2))
+    rig.source.cycle()
+    assert len(rig.books.queue(rig.id)) == 2
+    stop(rig)
+    next(path for path in known_files(rig) if path.name.startswith("qcow")).unlink()
+    write(daemon, "raw", 0, noise(BLOCK, 1))
+    rig = again(site, rig, daemon)
+    same_as(rig, daemon)
+
+
+def test_a_queued_log_that_is_gone_is_told_and_the_disks_are_compared(site):
+    daemon = site.daemon()
+    rig = site.rig(daemon)
+    rig.protect()
+    write(daemon, "raw", 0, noise(BLOCK))
+    rig.source.cycle()
+    stop(rig)
+    gone = next(rig.spool.iterdir())
+    gone.unlink()
+    rig = again(site, rig, daemon)
+    same_as(rig, daemon)
+    lost = next(error for error in rig.seen.errors if isinstance(error, QueueLost))
+    assert str(gone) in complete(lost)
+    assert State.RESYNCHRONIZING in rig.seen.states
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed since", "queued since"])
+def test_books_of_an_older_backup_are_noticed(site, committed):
+    daemon = site.daemon()
+    rig = site.rig(daemon)
+    write(daemon, "raw", 0, noise(1 << 20))
+    rig.protect()
+    stop(rig)
+    shutil.copytree(rig.books.folder, site.folder / "backup")
+    rig = again(site, rig, daemon)
+    rig.drain()
+    for seed in (1, 2):
+        write(daemon, "raw", 20 * BLOCK, noise(BLOCK, seed))
+        if committed:
+            rig.point()
+        else:
+            rig.source.cycle()
+    points = [point.nonce for point in ReplicaLog.read(rig.store, "vm").points]
+    stop(rig)
+    shutil.rmtree(rig.books.folder)
+    shutil.copytree(site.folder / "backup", rig.books.folder)
+    # Back to what the older books believe the replica has.
+    write(daemon, "raw", 20 * BLOCK, bytes(BLOCK))
+    rig = again(site, rig, daemon)
+    same_as(rig, daemon)
+    assert State.RESYNCHRONIZING in rig.seen.states
+    log = ReplicaLog.read(rig.store, "vm")
+    assert [point.nonce for point in log.points][: len(points)] == points
+    sent = sum(log.data for record in rig.seen.records for disk in record.disks for log in disk.logs)
+    assert sent <= 2 * BLOCK, "no full copy"
+
+
+# A kill between what the books say of scans and the state.
+
+
+def test_a_scan_that_the_state_does_not_know_of_yet_is_made(site):
+    daemon = site.daemon()
+    rig = site.rig(daemon)
+    rig.protect()
+    rig.books.require_scan(rig.id, {"raw": "a test says so"})
+    stop(rig)
+    rig = again(site, rig, daemon)
+    same_as(rig, daemon)
+    assert rig.seen.scanned_bytes == {"raw": SIZE}
+
+
+def test_a_first_scan_that_had_ended_before_the_kill_or_pause_is_closed(site):
+    daemon = site.daemon()
+    rig = site.rig(daemon)
+    rig.enable()
+    rig.until(lambda: rig.source.ready)
+    for disk in DISKS:
+        rig.source.scan(disk)
+    assert rig.state is State.INITIAL_REPLICATION
+    rig.engine.pause()
+    rig.engine._apply(Event.RESUMED)
+    same_as(rig, daemon)
+    with closing(sqlite3.connect(rig.books.folder / "agent.sqlite")) as db:
+        assert db.execute("SELECT state FROM relationship").fetchone() == ("protected",)
