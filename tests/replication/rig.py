@@ -79,6 +79,7 @@ class Rig:
         self.clock = clock or SystemClock()
         self.seen = Recorder()
         self.books = Books(folder / name)
+        self.engine: Engine | None = None
 
     def enable(self, **request) -> None:
         """Enable protection unless it is, and make the engine."""
@@ -130,5 +131,6 @@ class Rig:
         return {disk.id: contents(log.image(record.seq, disk.id)) for disk in record.disks}
 
     def close(self) -> None:
-        self.engine.close()
+        if self.engine:
+            self.engine.close()
         self.books.close()

@@ -18,7 +18,7 @@ from standby.block.nbd import NbdDisk
 from standby.clock import SystemClock
 from standby.errors import Fenced
 from standby.hypervisor import cut as cut_module
-from standby.hypervisor.base import Consistency, MachineUnreachable
+from standby.hypervisor.base import Consistency, DiskInUse, MachineUnreachable
 from standby.hypervisor.findings import chain_problems_of
 from standby.objects.directory import DirectoryStore
 from standby.replica import writer as replica_writer
@@ -127,6 +127,7 @@ def due(rig):
 
 def same_as(rig, daemon):
     """Whatever is under way is finished; a further point of the machine is the machine."""
+    due(rig)
     rig.until(lambda: rig.state is State.PROTECTED)
     rig.drain()
     rig.until(lambda: rig.source.ready)
@@ -225,22 +226,30 @@ def test_an_nbd_server_of_somebody_else_in_the_process(site):
 # What others do to the machine while it is protected.
 
 
-def test_bitmaps_and_jobs_of_other_tools_are_left_alone(site):
+def test_bitmaps_and_jobs_of_other_tools_are_left_alone_and_waited_for(site):
     daemon = site.daemon()
     daemon.control.command("block-dirty-bitmap-add", node="raw", name="theirs")
     write(daemon, "raw", 0, noise(PAGE))
-    rig = site.rig(daemon)
+    rig = site.rig(daemon, clock=SetClock())
     rig.protect()
     daemon.control.command("blockdev-add", driver="null-co", node_name="sink", size=SIZE)
     daemon.control.command(
         "blockdev-mirror", job_id="their-job", device="raw", target="sink", sync="full", speed=1
     )
     write(daemon, "raw", 2 * BLOCK, noise(PAGE, 2))
-    same_as(rig, daemon)
+    for missed in (1, 2):
+        due(rig)
+        rig.until(lambda count=missed: len(rig.seen.errors) == count)
+        assert isinstance(rig.seen.errors[-1], DiskInUse)
+        assert "Node 'raw' is busy" in complete(rig.seen.errors[-1])
     assert [job["id"] for job in daemon.control.command("query-jobs")] == ["their-job"]
+    daemon.control.command("block-job-cancel", device="their-job", force=True)
+    wait_for(lambda: not daemon.control.command("query-jobs"), "their job to end")
+    due(rig)
+    same_as(rig, daemon)
+    assert State.RESYNC_REQUIRED not in rig.seen.states
     rig.source.stop()
     assert daemon.bitmaps() == [("raw", "theirs")]
-    daemon.control.command("block-job-cancel", device="their-job", force=True)
 
 
 def test_a_guest_agent_that_hangs_on_freeze_is_thawed_and_the_point_says_so(site):
@@ -398,12 +407,11 @@ def test_a_full_spool_misses_the_cycle_and_the_next_one_covers_it(site):
     rig.protect()
     points = len(rig.seen.records)
     write(daemon, "raw", 0, noise(2 << 20))
-    for _ in range(2):
+    for missed in (1, 2):
         due(rig)
-        rig.engine.step()
+        rig.until(lambda count=missed: len(rig.seen.errors) == count)
         assert str(spool) in complete_or_hint(rig.seen.errors[-1])
         write(daemon, "qcow", 0, noise(PAGE, 5))
-    assert len(rig.seen.errors) == 2
     assert (len(rig.seen.records), rig.books.queue(rig.id), list(spool.iterdir())) == (points, [], [])
     run("mount", "-o", "remount,size=16m", spool)
     due(rig)
@@ -505,11 +513,12 @@ def test_fenced_by_a_writer_of_other_content_and_taken_back_by_hashes(site):
     for daemon in (first, second):
         write(daemon, "raw", 0, noise(2 << 20))
         write(daemon, "qcow", 0, noise(1 << 20, 2))
-    rig = site.rig(first)
+    rig = site.rig(first, clock=SetClock())
     rig.protect()
     stop(rig)
     shutil.copytree(site.folder / "agent", site.folder / "copy")
     rig = again(site, rig, first)
+    rig.drain()
     rig.point()
     write(second, "raw", 5 * BLOCK, noise(BLOCK, 3))
     write(second, "raw", 40 * BLOCK, noise(BLOCK, 4))
@@ -520,7 +529,7 @@ def test_fenced_by_a_writer_of_other_content_and_taken_back_by_hashes(site):
     stop(other)
     points = [(point.seq, point.nonce) for point in ReplicaLog.read(rig.store, "vm").points]
     write(first, "raw", 20 * BLOCK, noise(PAGE, 9))
-    rig.until(lambda: rig.source.ready)
+    due(rig)
     with pytest.raises(Fenced):
         rig.until(lambda: False)
     assert rig.state is State.FENCED

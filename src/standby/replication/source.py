@@ -13,10 +13,11 @@ from typing import Final, NamedTuple
 from ulid import ULID
 
 from standby import failpoints
+from standby.block.disk import DiskUnreachable
 from standby.block.extent import Extent
 from standby.clock import Clock
 from standby.errors import ResyncRequired
-from standby.hypervisor.base import Consistency, Hypervisor, Tracking, TrackingLost
+from standby.hypervisor.base import Consistency, Hypervisor, MachineUnreachable, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.format import block_count
@@ -247,6 +248,13 @@ class Source:
             self.let_go()
             if isinstance(error, TrackingLost):
                 self._books.require_scan(self._id, {error.disk: error.lost.value})
+            if isinstance(error, DiskUnreachable):
+                raise MachineUnreachable(
+                    f"its disks can no longer be read: {error.subject}: {error.cause}",
+                    subject=self._books.get(self._id).machine,
+                    tried="the cycle was given up, nothing was forgotten",
+                    hint="see whether the machine runs; replication goes on by itself once it answers",
+                ) from error
             raise
 
     def _precopy(
