@@ -154,7 +154,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Books:
-    """Thread-safe. Raises BooksUnwritable from every method that writes."""
+    """Thread-safe. Raises BooksUnwritable from every method that writes.
+
+    learning: held from entering an entry until it is learned, and while a shipped one is let go.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the books in `folder`, made if missing. Raises InvalidRequest if an agent has them open.
@@ -162,6 +165,7 @@ class Books:
         `scratch` below it is where cuts keep what a guest overwrites.
         """
         self.scratch = folder / "scratch"
+        self.learning = threading.Lock()
         try:
             self.scratch.mkdir(parents=True, exist_ok=True)
             self._lock_file = holder.take(folder)
@@ -192,6 +196,7 @@ class Books:
         books.folder = folder
         books.scratch = folder / "scratch"
         books._lock_file = -1
+        books.learning = threading.Lock()
         books._lock = threading.RLock()
         with books._failures():
             books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
@@ -327,8 +332,15 @@ class Books:
             ]
 
     def shipped(self, relationship: str, entry: Entry) -> None:
-        """The entry is committed in the store (W3 done): let it go."""
+        """The entry is committed in the store (W3 done): let it go.
+
+        Its logs go with it, so known hashes that have not learned it can only be filled from the store.
+        """
         with self._write() as db:
+            db.executemany(
+                "UPDATE disk SET learned = ? WHERE relationship = ? AND id = ? AND learned < ?",
+                [(UNKNOWN, relationship, disk.id, entry.ordinal) for disk in entry.disks if disk.logs],
+            )
             db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
             db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (entry.nonce, relationship))
 

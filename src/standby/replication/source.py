@@ -112,7 +112,7 @@ class Source:
         relationship = self._books.get(self._id)
         self._spool.remove_orphans(relationship)
         self._check_queue(relationship)
-        self._catch_up(relationship)
+        self._catch_up(self._books.get(self._id))
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
             stack.callback(tracking.close)
@@ -157,9 +157,10 @@ class Source:
                 return None
             _SCAN_SEALED.reach()
             entry = self._entry("scan", self._clock.now().isoformat(), {disk_id: sealed}, relationship)
-            entry = self._books.enter_scan(self._id, entry, disk_id, at)
-            _SCAN_ENTERED.reach()
-            self._learn(entry)
+            with self._books.learning:
+                entry = self._books.enter_scan(self._id, entry, disk_id, at)
+                _SCAN_ENTERED.reach()
+                self._learn(entry)
             _SCAN_LEARNED.reach()
             return entry
 
@@ -206,9 +207,10 @@ class Source:
                 machine=machine,
                 changed=changed + under_cut,
             )
-            entry = self._books.enter_point(self._id, entry, number)
-            _ENTERED.reach()
-            self._learn(entry)
+            with self._books.learning:
+                entry = self._books.enter_point(self._id, entry, number)
+                _ENTERED.reach()
+                self._learn(entry)
             _LEARNED.reach()
             tracking.forget(number)
             _FORGOTTEN.reach()
@@ -345,29 +347,31 @@ class Source:
 
         A disk whose known hashes are not of the books' time is left UNKNOWN.
         """
-        queue = self._books.queue(self._id)
-        ordinals = {entry.ordinal for entry in queue}
-        learned = {disk.id: disk.learned for disk in relationship.disks if disk.learned != UNKNOWN}
-        for disk in relationship.disks:
-            if disk.learned != UNKNOWN and not self._of_this_time(disk, ordinals):
-                self._books.set_learned(self._id, [disk.id], UNKNOWN)
-                del learned[disk.id]
-        for entry in queue:
-            self._learn(entry, {disk for disk, newest in learned.items() if newest < entry.ordinal})
+        with self._books.learning:
+            queue = self._books.queue(self._id)
+            ordinals = {entry.ordinal for entry in queue}
+            learned = {disk.id: disk.learned for disk in relationship.disks if disk.learned != UNKNOWN}
+            for disk in relationship.disks:
+                if disk.learned != UNKNOWN and not self._of_this_time(disk, ordinals):
+                    self._books.set_learned(self._id, [disk.id], UNKNOWN)
+                    del learned[disk.id]
+            for entry in queue:
+                self._learn(entry, {disk for disk, newest in learned.items() if newest < entry.ordinal})
 
     def _check_queue(self, relationship: Relationship) -> None:
         """Raises QueueLost if a log that waits for the store is gone or cut short."""
-        for entry in self._books.queue(self._id):
-            for log in (log for disk in entry.disks for log in disk.logs):
-                path = Path(log.path)
-                if not path.is_file() or path.stat().st_size != log.size:
-                    self._books.diverged(self._id, relationship.committed, QUEUE_LOST)
-                    raise QueueLost(
-                        QUEUE_LOST,
-                        subject=f"{relationship.machine}, {path}",
-                        tried="what waited is dropped, with the points that it would have become",
-                        hint="nothing to do: disks are compared with the replica by hashes; its points stay",
-                    )
+        with self._books.learning:  # so that none is let go meanwhile
+            logs = [log for entry in self._books.queue(self._id) for disk in entry.disks for log in disk.logs]
+            lost = next((log for log in logs if _length(Path(log.path)) != log.size), None)
+            if lost is None:
+                return
+            self._books.diverged(self._id, self._books.get(self._id).committed, QUEUE_LOST)
+        raise QueueLost(
+            QUEUE_LOST,
+            subject=f"{relationship.machine}, {lost.path}",
+            tried="what waited is dropped, with the points that it would have become",
+            hint="nothing to do: disks are compared with the replica by hashes; its points stay",
+        )
 
     def _of_this_time(self, disk: DiskBook, queued: Collection[int]) -> bool:
         """Whether the known hashes include what the books say: no less, and no more than what is queued."""
@@ -385,3 +389,11 @@ class Source:
                 self._books.set_learned(self._id, [disk.id], UNKNOWN)
                 raise
         return self._known[disk.id]
+
+
+def _length(path: Path) -> int:
+    """In bytes; -1 if there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1

@@ -139,7 +139,8 @@ class Target:
 
     def _forget(self, entry: Entry) -> None:
         """W4."""
-        self._books.shipped(self._id, entry)
+        with self._books.learning:
+            self._books.shipped(self._id, entry)
         _NOTED.reach()
         for disk in entry.disks:
             for log in disk.logs:
