@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ulid import ULID
 
-from standby.clock import SystemClock
+from standby.clock import Clock, SystemClock
 from standby.objects.base import ObjectStore
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
@@ -61,18 +61,38 @@ class Recorder:
         self.errors.append(error)
 
 
+class SetClock:
+    """A clock that stands until the test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
 class Rig:
     """One relationship of machine `vm`, replicated to `vm` in the store."""
 
     def __init__(
-        self, folder: Path, hypervisor, store: ObjectStore | None = None, *, name: str = "agent"
+        self,
+        folder: Path,
+        hypervisor,
+        store: ObjectStore | None = None,
+        *,
+        name: str = "agent",
+        spool: Path | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.folder = folder
         self.hypervisor = hypervisor
         self.store = store or DirectoryStore(folder / "store", create=True)
-        self.spool = folder / "spool"
+        self.spool = spool or folder / "spool"
         self.spool.mkdir(exist_ok=True)
-        self.clock = SystemClock()
+        self.clock = clock or SystemClock()
         self.seen = Recorder()
         self.books = Books(folder / name)
         self.engine: Engine | None = None

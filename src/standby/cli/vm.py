@@ -101,7 +101,7 @@ def pause(machine: MachineName, state: State = None, json: Json = False) -> None
 
 @app.command()
 def resume(machine: MachineName, state: State = None, json: Json = False) -> None:
-    """Resume replication that was paused. Where no agent runs."""
+    """Resume replication that was paused, or take a fenced replica back. Where no agent runs."""
     _apply(machine, state, Event.RESUMED, json=json)
 
 

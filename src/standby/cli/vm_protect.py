@@ -24,6 +24,7 @@ from standby.objects.base import ObjectStore
 from standby.replication import states
 from standby.replication.books import Books, Relationship
 from standby.replication.enable import Request, enable
+from standby.replication.enable import take_over as take_over_replica
 from standby.replication.engine import Engine
 from standby.replication.policy import FREQUENCIES, Policy
 from standby.replication.source import Source
@@ -102,8 +103,7 @@ def protect(
             _check_unchanged(known, request, opened, take_over)
             books.set_policy(known.id, _policy(known.policy, frequency, application_consistent))
             if known.status.state is states.State.FENCED:
-                books.set_error(known.id, "", 0, None, None)
-                books.set_status(known.id, states.after(known.status, states.Event.STARTED, machine))
+                take_over_replica(books, known.id)
             if not json:
                 say(
                     stdout(),

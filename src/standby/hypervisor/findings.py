@@ -23,7 +23,7 @@ OLDEST = (7, 1)
 _UNSAFE_JOBS = frozenset({"mirror", "commit", "stream", "backup"})
 
 ChainProblems = Callable[[Path, str], Sequence[tuple[str, str]]]
-"""What is wrong with the parents of the image at a path, of a format: (problem, fix) each."""
+"""What is wrong with the parents of the image at a path, of a format of QEMU's: (problem, fix) each."""
 
 
 _FIXES: Final = {
@@ -94,7 +94,7 @@ def _disks(qmp: Qmp, disks: Sequence[SourceDisk], chain_problems: ChainProblems)
             continue
         yield from (_of_disk(qmp, subject, disk, shared=users[disk.node] > 1))
         if disk.path:
-            for problem, fix in chain_problems(Path(disk.path), disk.format):
+            for problem, fix in chain_problems(Path(disk.path), disk.driver):
                 yield Finding(subject=subject, problem=problem, fix=fix, blocks=True)
 
 

@@ -227,6 +227,7 @@ class Qmp:
             raise MachineUnreachable(
                 f"cannot connect to its control socket {self.path}: {error.strerror or error}",
                 subject=self.machine,
+                tried="connecting; nothing was changed, and it is tried again at the next cycle",
                 hint="see whether the machine runs with `-qmp unix:PATH,server=on,wait=off` at this path",
             ) from error
         stream.setblocking(False)

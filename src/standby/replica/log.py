@@ -283,6 +283,7 @@ def _spool_error(path: Path, error: OSError) -> Recoverable:
     return SpoolFull(
         f"the log cannot be written: {error.strerror}",
         subject=str(path),
+        tried="it was given up and removed; the next one takes the same changes along",
         hint=f"make room on the volume of {path.parent}",
     )
 

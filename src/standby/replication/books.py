@@ -54,7 +54,7 @@ class BooksUnwritable(Recoverable):
 
 
 class BooksDamaged(NeedsPerson):
-    """The books' file is not what SQLite wrote there."""
+    """The books are no longer what was written: not SQLite, or not ours."""
 
 
 class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +154,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Books:
-    """Thread-safe. Raises BooksUnwritable from every method that writes."""
+    """Thread-safe. Raises BooksUnwritable from every method that writes.
+
+    learning: held from entering an entry until it is learned, and while a shipped one is let go.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the books in `folder`, made if missing. Raises InvalidRequest if an agent has them open.
@@ -162,18 +165,23 @@ class Books:
         `scratch` below it is where cuts keep what a guest overwrites.
         """
         self.scratch = folder / "scratch"
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self._lock_file = holder.take(folder)
+        self.learning = threading.Lock()
+        try:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            self._lock_file = holder.take(folder)
+        except OSError as error:
+            raise _unwritable(folder, error.strerror or str(error)) from error
         self.folder = folder
         self._lock = threading.RLock()
-        self._db = _connect(f"file:{quote(str(folder / _FILE))}")
         try:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise _told(folder, error) from error
+            with self._failures():
+                self._db = _connect(f"file:{quote(str(folder / _FILE))}")
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                    self._db.execute(f"PRAGMA {pragma}")
+                self._db.executescript(_SCHEMA)
+        except BaseException:
+            os.close(self._lock_file)
+            raise
 
     @classmethod
     def reading(cls, folder: Path) -> Books:
@@ -188,8 +196,10 @@ class Books:
         books.folder = folder
         books.scratch = folder / "scratch"
         books._lock_file = -1
+        books.learning = threading.Lock()
         books._lock = threading.RLock()
-        books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
+        with books._failures():
+            books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
         return books
 
     def close(self) -> None:
@@ -232,12 +242,12 @@ class Books:
             db.execute("DELETE FROM relationship WHERE id = ?", (relationship,))
 
     def relationships(self) -> list[Relationship]:
-        with self._lock:
+        with self._reading():
             ids = [row["id"] for row in self._db.execute("SELECT id FROM relationship ORDER BY machine")]
             return [self.get(one) for one in ids]
 
     def get(self, relationship: str) -> Relationship:
-        with self._lock:
+        with self._reading():
             row = self._db.execute("SELECT * FROM relationship WHERE id = ?", (relationship,)).fetchone()
             disks = self._db.execute(
                 "SELECT id, size, scan, scanned, learned FROM disk WHERE relationship = ? ORDER BY id",
@@ -287,9 +297,11 @@ class Books:
             )
 
     def set_size(self, relationship: str, disk: str, size: int) -> None:
+        """Its known hashes are those of another length from here on: they are filled anew."""
         with self._write() as db:
             db.execute(
-                "UPDATE disk SET size = ? WHERE relationship = ? AND id = ?", (size, relationship, disk)
+                "UPDATE disk SET size = ?, learned = ? WHERE relationship = ? AND id = ?",
+                (size, UNKNOWN, relationship, disk),
             )
 
     def set_scanned(self, relationship: str, disk: str, scanned: int) -> None:
@@ -320,18 +332,25 @@ class Books:
 
     def queue(self, relationship: str) -> list[Entry]:
         """What waits to be committed, in order."""
-        with self._lock:
+        with self._reading():
             rows = self._db.execute(
                 "SELECT ordinal, body FROM entry WHERE relationship = ? ORDER BY ordinal", (relationship,)
             ).fetchall()
-        return [
-            msgspec.structs.replace(msgspec.json.decode(row["body"], type=Entry), ordinal=row["ordinal"])
-            for row in rows
-        ]
+            return [
+                msgspec.structs.replace(msgspec.json.decode(row["body"], type=Entry), ordinal=row["ordinal"])
+                for row in rows
+            ]
 
     def shipped(self, relationship: str, entry: Entry) -> None:
-        """The entry is committed in the store (W3 done): let it go."""
+        """The entry is committed in the store (W3 done): let it go.
+
+        Its logs go with it, so known hashes that have not learned it can only be filled from the store.
+        """
         with self._write() as db:
+            db.executemany(
+                "UPDATE disk SET learned = ? WHERE relationship = ? AND id = ? AND learned < ?",
+                [(UNKNOWN, relationship, disk.id, entry.ordinal) for disk in entry.disks if disk.logs],
+            )
             db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
             db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (entry.nonce, relationship))
 
@@ -358,32 +377,44 @@ class Books:
             if self._db.in_transaction:
                 yield self._db
                 return
-            try:
+            with self._failures():
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # SQLite ends it by itself after some errors
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
-            except sqlite3.DatabaseError as error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise _told(self.folder, error) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, self._failures():
+            yield
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """SQLite's errors as ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise _unwritable(self.folder, str(error)) from error
+        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+            raise BooksDamaged(
+                f"the agent's books are damaged: {error}",
+                subject=str(self.folder / _FILE),
+                tried="nothing: the file was left as it is, and no point in the store is touched",
+                hint="put the file back from a backup (disks are then compared with the replica by hashes), or "
+                "move it away and protect the machine again under another replica name",
+            ) from error
 
 
-def _told(folder: Path, error: sqlite3.DatabaseError) -> BooksUnwritable | BooksDamaged:
-    if isinstance(error, sqlite3.OperationalError):
-        return BooksUnwritable(
-            f"the agent's books cannot be written: {error}",
-            subject=str(folder),
-            hint="make room on this volume",
-        )
-    return BooksDamaged(
-        f"the agent's books are damaged: {error}",
-        subject=str(folder / _FILE),
-        tried="reading them; replicas in stores are not concerned",
-        hint="move the file away and run `standby vm protect` again: the disks are compared by hashes, points stay",
+def _unwritable(folder: Path, cause: str) -> BooksUnwritable:
+    return BooksUnwritable(
+        f"the agent's books cannot be used: {cause}",
+        subject=str(folder),
+        tried="nothing was forgotten; changes of the machine go on being tracked",
+        hint="make room on this volume and let this agent write there; it is tried again",
     )
 
 

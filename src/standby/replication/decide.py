@@ -45,7 +45,7 @@ class View(NamedTuple):
 
 _IDLE = (State.NEW, State.PAUSED, State.FENCED, State.SEALED)
 _CLOSING = (State.FINALIZING, State.RESYNCHRONIZING)
-_SCANNING = (State.INITIAL_REPLICATION, State.RESYNCHRONIZING)
+SCANNING = (State.INITIAL_REPLICATION, State.RESYNCHRONIZING)
 
 
 def source_action(view: View) -> SourceAction:
@@ -53,18 +53,24 @@ def source_action(view: View) -> SourceAction:
         return SourceAction.WAIT
     if not view.tracked:
         return SourceAction.RECOVER if view.cycle_due else SourceAction.WAIT
-    if view.scanning and view.state not in (*_SCANNING, State.RESYNC_REQUIRED):
-        # A kill came between the loss and its state: recovering tells it.
+    if not _agreed(view):
         return SourceAction.RECOVER
-    if view.state in _SCANNING and view.scanning:
+    if view.scanning:
         # One scan's log waits at most: the store sets the pace, not the size of the spool.
         return SourceAction.WAIT if view.queued_scans else SourceAction.SCAN
     if view.state in _CLOSING:
         # The point that closes a scan is made at once, and only once.
         return SourceAction.WAIT if view.queued > view.queued_scans else SourceAction.CYCLE
-    if view.state in (State.PROTECTED, State.DELTA):
-        return SourceAction.CYCLE if view.cycle_due else SourceAction.WAIT
-    return SourceAction.WAIT
+    return SourceAction.CYCLE if view.cycle_due else SourceAction.WAIT
+
+
+def _agreed(view: View) -> bool:
+    """Whether the books agree with themselves and with the state. A kill or a pause may come in between."""
+    if view.unlearned:
+        return False
+    if view.scanning:
+        return view.state in SCANNING
+    return view.state not in (State.INITIAL_REPLICATION, State.RESYNC_REQUIRED)
 
 
 def target_action(view: View) -> TargetAction:

@@ -132,6 +132,13 @@ def enable(
     return books.get(relationship.id)
 
 
+def take_over(books: Books, relationship: str) -> None:
+    """Own a replica again that another agent has fenced off: it is compared with the disks by hashes."""
+    known = books.get(relationship)
+    books.set_status(known.id, after(known.status, Event.STARTED, known.machine))
+    books.set_error(known.id, "", 0, None, None)
+
+
 def _interrupted(books: Books, request: Request) -> Relationship | None:
     """A relationship that an earlier, killed call has noted and not started."""
     return next(

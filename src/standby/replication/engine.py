@@ -9,10 +9,18 @@ from typing import Final, NamedTuple, Protocol
 
 from standby.clock import Clock
 from standby.errors import Fenced, NeedsPerson, Recoverable, ResyncRequired, StandbyError
-from standby.hypervisor.base import Consistency
+from standby.hypervisor.base import Consistency, DiskInUse
+from standby.objects.base import StoreRefused
 from standby.replica.documents import Record
-from standby.replication.books import UNKNOWN, Books, Relationship
-from standby.replication.decide import SourceAction, TargetAction, View, source_action, target_action
+from standby.replication.books import UNKNOWN, Books, BooksUnwritable, Relationship
+from standby.replication.decide import (
+    SCANNING,
+    SourceAction,
+    TargetAction,
+    View,
+    source_action,
+    target_action,
+)
 from standby.replication.retry import wait_seconds
 from standby.replication.source import CycleReport, Source
 from standby.replication.states import Event, State, after
@@ -20,10 +28,6 @@ from standby.replication.target import Target
 
 POLL: Final = 0.2
 """Seconds between two looks at the world while there is nothing to do."""
-
-
-_MAY_SCAN: Final = (State.INITIAL_REPLICATION, State.RESYNC_REQUIRED, State.RESYNCHRONIZING)
-"""The states in which a disk may wait for its scan."""
 
 
 class Observer(Protocol):
@@ -64,6 +68,7 @@ class Engine:
         self._clock = clock
         self._observer = observer
         self._next_cycle = clock.monotonic()
+        self._no_ship_before = self._next_cycle
         self._wanted = Consistency.CRASH
         self._next_application = clock.monotonic()
         self._lock = threading.Lock()
@@ -78,6 +83,7 @@ class Engine:
         self._apply(Event.PAUSED)
 
     def resume(self) -> None:
+        """Go on after a pause; after a fence, take the replica back. Raises InvalidRequest otherwise."""
         self._apply(Event.RESUMED)
 
     def step(self) -> Step:
@@ -125,7 +131,8 @@ class Engine:
             queued=len(queue),
             queued_scans=sum(entry.kind == "scan" for entry in queue),
             cycle_due=self._clock.monotonic() >= self._next_cycle,
-            ship_due=relationship.retry_at is None or self._clock.now().timestamp() >= relationship.retry_at,
+            ship_due=self._clock.monotonic() >= self._no_ship_before
+            and (relationship.retry_at is None or self._clock.now().timestamp() >= relationship.retry_at),
         )
 
     def source_step(self) -> SourceAction:
@@ -137,11 +144,12 @@ class Engine:
         }
         if action in doing:
             try:
-                doing[action]()
-            except ResyncRequired as error:
-                self._observer.failed(error)
-                self._apply(Event.TRACKING_LOST)
-            except Recoverable as error:
+                try:
+                    doing[action]()
+                except ResyncRequired as error:
+                    self._observer.failed(error)
+                    self._apply(Event.TRACKING_LOST)
+            except (Recoverable, DiskInUse) as error:
                 # The cycle is missed; the next one takes what it would have taken.
                 self._observer.failed(error)
                 self._schedule_cycle()
@@ -157,7 +165,8 @@ class Engine:
         if action in doing:
             try:
                 doing[action]()
-            except Recoverable as error:
+            except (Recoverable, StoreRefused) as error:
+                # A store that a person must see to takes nothing meanwhile; captures go on.
                 self._retry_later(error)
             except Fenced as error:
                 self._note(error)
@@ -170,12 +179,15 @@ class Engine:
         return action
 
     def _recover(self) -> None:
-        self._source.recover()
-        # Asked of the books, not of what was lost just now: a kill may have come between noting it and here.
-        if self.view().scanning and self._state() not in _MAY_SCAN:
+        lost = self._source.recover()
+        # What the books say of scans decides: a kill may have come before the state that follows from it.
+        scanning, state = self.view().scanning, self._state()
+        if (lost and state is not State.INITIAL_REPLICATION) or (scanning and state not in SCANNING):
             self._apply(Event.TRACKING_LOST)
         if self._state() is State.RESYNC_REQUIRED:
             self._apply(Event.RESYNC_STARTED)
+        if not scanning and self._state() is State.INITIAL_REPLICATION:
+            self._apply(Event.SCANNED)
 
     def _scan(self) -> None:
         disk = next(d for d in self._books.get(self._id).disks if d.scan and d.scanned < d.size)
@@ -235,13 +247,18 @@ class Engine:
         waiting = any(entry.kind == "point" for entry in self._books.queue(self._id))
         return not waiting and not any(disk.scan for disk in relationship.disks)
 
-    def _retry_later(self, error: Recoverable) -> None:
+    def _retry_later(self, error: StandbyError) -> None:
         now = self._clock.now().timestamp()
         relationship = self._books.get(self._id)
         failures = relationship.failures + 1
         first = relationship.first_failure or now
-        self._books.set_error(self._id, str(error), failures, first, now + wait_seconds(failures))
         self._observer.failed(error)
+        try:
+            self._books.set_error(self._id, str(error), failures, first, now + wait_seconds(failures))
+        except BooksUnwritable as unwritable:
+            self._no_ship_before = self._clock.monotonic() + wait_seconds(1)
+            if not isinstance(error, BooksUnwritable):
+                self._observer.failed(unwritable)
 
     def _note(self, error: StandbyError) -> None:
         relationship = self._books.get(self._id)

@@ -13,17 +13,19 @@ from typing import Final, NamedTuple
 from ulid import ULID
 
 from standby import failpoints
+from standby.block.disk import DiskUnreachable
 from standby.block.extent import Extent
 from standby.clock import Clock
-from standby.errors import Bug, Recoverable
-from standby.hypervisor.base import Consistency, Hypervisor, Lost, Tracking, TrackingLost
+from standby.errors import Bug, ResyncRequired
+from standby.hypervisor.base import Consistency, Hypervisor, Lost, MachineUnreachable, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
+from standby.replica.format import block_count
 from standby.replica.log import SealedLog, open_local
-from standby.replication.books import UNKNOWN, Books, Entry, EntryDisk, LocalLog, Relationship
+from standby.replication.books import UNKNOWN, Books, DiskBook, Entry, EntryDisk, LocalLog, Relationship
 from standby.replication.dirty import dirty_blocks
 from standby.replication.extract import WORKERS, Extractor
-from standby.replication.known import KnownBlocks
+from standby.replication.known import KnownBlocks, KnownLost
 from standby.replication.precopy import once_more
 from standby.replication.spool import Spool
 
@@ -48,16 +50,19 @@ _ENTERED = failpoints.declare("cycle.entered")
 _LEARNED = failpoints.declare("cycle.learned")
 _FORGOTTEN = failpoints.declare("cycle.forgotten")
 
+QUEUE_LOST: Final = "a log that waited for the store is gone or was cut short"
+
+
+class QueueLost(ResyncRequired):
+    """The spool was tampered with: what waited for the store can no longer be sent."""
+
+
 ScanProgress = Callable[[str, int], None]
 """Told a disk's id and the bytes of it that were scanned since the last call."""
 
 
 def no_progress(_disk: str, _count: int) -> None:
     """For those who do not ask."""
-
-
-class HashesUnknown(Recoverable):
-    """What the replica has of a disk must first be learned from the store (C5)."""
 
 
 class CycleReport(NamedTuple):
@@ -107,6 +112,7 @@ class Source:
         self.let_go()
         relationship = self._books.get(self._id)
         # Needs no machine, and comes before anything is shipped: what is shipped cannot be learned any more.
+        self._check_queue(relationship)
         self._catch_up(relationship)
         self._spool.remove_orphans(relationship)
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
@@ -132,18 +138,16 @@ class Source:
 
         Returns the entry with what differed, or None if nothing did.
         """
-        relationship = self._books.get(self._id)
-        self._refuse_unknown(relationship)
-        disk = relationship.disk(disk_id)
-        known = self._known_blocks(disk_id)
-        log = self._spool.new_log(relationship, disk_id, disk.size)
-        at = disk.scanned
-        with ExitStack() as stack:
-            stack.callback(log.abandon)
-            with self._keeping_tracking() as tracking, ExitStack() as handles:
-                live = {
-                    one: handles.enter_context(closing(handle)) for one, handle in tracking.live().items()
-                }
+        with self._keeping_tracking() as tracking:
+            relationship = self._books.get(self._id)
+            self._refuse_unknown(relationship)
+            disk = relationship.disk(disk_id)
+            known = self._known_blocks(disk)
+            log = self._spool.new_log(relationship, disk_id, disk.size)
+            at = disk.scanned
+            with ExitStack() as stack:
+                stack.callback(log.abandon)
+                live = {one: stack.enter_context(closing(handle)) for one, handle in tracking.live().items()}
                 extractor = Extractor(known, log.writer, self._workers)
                 while at < disk.size and log.stored < SCAN_LOG:
                     end = min(at + SCAN_STEP, disk.size)
@@ -151,70 +155,73 @@ class Source:
                         live[disk_id], Extent(at, end - at), lambda count: progress(disk_id, count)
                     )
                     at = end
-            _SCAN_READ.reach()
-            sealed = log.seal()
-        if sealed is None:
-            self._books.set_scanned(self._id, disk_id, at)
-            return None
-        _SCAN_SEALED.reach()
-        entry = self._entry("scan", self._clock.now().isoformat(), {disk_id: sealed}, relationship)
-        entry = self._books.enter_scan(self._id, entry, disk_id, at)
-        _SCAN_ENTERED.reach()
-        self._learn(entry)
-        _SCAN_LEARNED.reach()
-        return entry
+                _SCAN_READ.reach()
+                sealed = log.seal()
+            if sealed is None:
+                self._books.set_scanned(self._id, disk_id, at)
+                return None
+            _SCAN_SEALED.reach()
+            entry = self._entry("scan", self._clock.now().isoformat(), {disk_id: sealed}, relationship)
+            with self._books.learning:
+                entry = self._books.enter_scan(self._id, entry, disk_id, at)
+                _SCAN_ENTERED.reach()
+                self._learn(entry)
+            _SCAN_LEARNED.reach()
+            return entry
 
     def cycle(self, consistency: Consistency = Consistency.CRASH, kind: Kind = "point") -> CycleReport:
         """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds."""
-        relationship = self._books.get(self._id)
-        self._refuse_unknown(relationship)
-        self._refuse_unscanned(relationship)
-        machine = self._describe()
-        logs = {disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks}
-        with ExitStack() as stack:
-            for log in logs.values():
-                stack.callback(log.abandon)
-            with self._keeping_tracking() as tracking:
-                asked = self._clock.now().isoformat()
-                pending = sum(tracking.pending().values())
-                if not pending and consistency is Consistency.CRASH:
-                    return self._quiet_point(relationship, machine, kind, asked)
+        with self._keeping_tracking() as tracking:
+            relationship = self._books.get(self._id)
+            self._refuse_unknown(relationship)
+            self._refuse_unscanned(relationship)
+            machine = self._describe()
+            asked = self._clock.now().isoformat()
+            pending = sum(tracking.pending().values())
+            if not pending and consistency is Consistency.CRASH:
+                return self._quiet_point(relationship, machine, kind, asked)
+            logs = {
+                disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks
+            }
+            with ExitStack() as stack:
+                for log in logs.values():
+                    stack.callback(log.abandon)
                 extractors = {
-                    disk: Extractor(self._known_blocks(disk), log.writer, self._workers)
-                    for disk, log in logs.items()
+                    disk.id: Extractor(self._known_blocks(disk), logs[disk.id].writer, self._workers)
+                    for disk in relationship.disks
                 }
                 number, changed = self._precopy(tracking, relationship, extractors, pending)
                 with tracking.cut(number, consistency) as cut:
                     opened = self._clock.monotonic()
                     under_cut = 0
-                    for disk, ended in cut.disks.items():
+                    for disk_id, ended in cut.disks.items():
                         dirty = dirty_blocks(ended.dirty, ended.disk.size)
                         under_cut += dirty.nbytes
-                        extractors[disk].round(ended.disk, dirty)
+                        extractors[disk_id].round(ended.disk, dirty)
                     _CUT_READ.reach()
                     at, reached, note = cut.at, cut.consistency, cut.note
                 window = self._clock.monotonic() - opened
                 _RELEASED.reach()
-            sealed = {disk: done for disk, log in logs.items() if (done := log.seal())}
-        _SEALED.reach()
-        entry = self._entry(
-            kind,
-            at.isoformat(),
-            sealed,
-            relationship,
-            consistency=reached.value,
-            note=note,
-            machine=machine,
-            changed=changed + under_cut,
-        )
-        entry = self._books.enter_point(self._id, entry, number)
-        _ENTERED.reach()
-        self._learn(entry)
-        _LEARNED.reach()
-        with self._keeping_tracking() as tracking:
+                sealed = {disk_id: done for disk_id, log in logs.items() if (done := log.seal())}
+            _SEALED.reach()
+            entry = self._entry(
+                kind,
+                at.isoformat(),
+                sealed,
+                relationship,
+                consistency=reached.value,
+                note=note,
+                machine=machine,
+                changed=changed + under_cut,
+            )
+            with self._books.learning:
+                entry = self._books.enter_point(self._id, entry, number)
+                _ENTERED.reach()
+                self._learn(entry)
+            _LEARNED.reach()
             tracking.forget(number)
-        _FORGOTTEN.reach()
-        return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
+            _FORGOTTEN.reach()
+            return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
 
     def let_go(self) -> None:
         """Drop connections and handles; rounds go on recording."""
@@ -250,6 +257,13 @@ class Source:
             self.let_go()
             if isinstance(error, TrackingLost):
                 self._books.require_scan(self._id, {error.disk: error.lost.value})
+            if isinstance(error, DiskUnreachable):
+                raise MachineUnreachable(
+                    f"its disks can no longer be read: {error.subject}: {error.cause}",
+                    subject=self._books.get(self._id).machine,
+                    tried="the cycle was given up, nothing was forgotten",
+                    hint="see whether the machine runs; replication goes on by itself once it answers",
+                ) from error
             raise
 
     def _precopy(
@@ -318,11 +332,19 @@ class Source:
             changed=changed,
         )
 
-    def _learn(self, entry: Entry) -> None:
-        """C5: only now may the known hashes include what the entry's logs hold."""
-        touched = [disk for disk in entry.disks if disk.logs]
+    def _learn(self, entry: Entry, behind: Collection[str] | None = None) -> None:
+        """C5: only now may the known hashes include what the entry's logs hold.
+
+        behind: the disks that have not learned it yet (all whose hashes are known). A disk that has learned
+        newer entries must not learn an older one again: its hashes would go back to it.
+        """
+        relationship = self._books.get(self._id)
+        if behind is None:
+            behind = [disk.id for disk in relationship.disks if disk.learned != UNKNOWN]
+        touched = [disk for disk in entry.disks if disk.logs and disk.id in behind]
         for disk in touched:
-            known = self._known_blocks(disk.id)
+            known = self._known_blocks(relationship.disk(disk.id))
+            known.set_mark(entry.ordinal)
             for log in disk.logs:
                 known.learn_log(open_local(Path(log.path)))
             known.sync()
@@ -330,46 +352,28 @@ class Source:
             self._books.set_learned(self._id, [disk.id for disk in touched], entry.ordinal)
 
     def _catch_up(self, relationship: Relationship) -> None:
-        """After a kill between entering an entry and learning it: learn it now. Repeating is harmless."""
-        missing = [
-            disk.id
-            for disk in relationship.disks
-            if disk.learned != UNKNOWN and not self.known_path(disk.id).exists()
-        ]
-        if missing:
-            self._books.set_learned(self._id, missing, UNKNOWN)
-        learned = {disk.id: disk.learned for disk in relationship.disks if disk.id not in missing}
-        for entry in self._books.queue(self._id):
-            late = any(
-                disk.logs and entry.ordinal > learned.get(disk.id, UNKNOWN) != UNKNOWN for disk in entry.disks
-            )
-            if late:
-                self._learn(entry)
+        """After a kill between entering an entry and learning it: learn it now. Repeating is harmless.
 
-    def _known_blocks(self, disk_id: str) -> KnownBlocks:
-        """Raises HashesUnknown until the target has learned from the store what the replica has."""
-        if disk_id not in self._known:
-            try:
-                known = KnownBlocks(self.known_path(disk_id))
-            except FileNotFoundError:
-                self._books.set_learned(self._id, [disk_id], UNKNOWN)
-                raise self._hashes_unknown(disk_id) from None
-            self._known[disk_id] = known
-        return self._known[disk_id]
-
-    def _hashes_unknown(self, disk_id: str) -> HashesUnknown:
-        return HashesUnknown(
-            "it is not known here what the replica has of this disk",
-            subject=disk_id,
-            tried="nothing was read or sent",
-            hint="it is learned from the store as soon as that can be reached",
-        )
+        A disk whose known hashes are not of the books' time is left UNKNOWN.
+        """
+        with self._books.learning:
+            queue = self._books.queue(self._id)
+            ordinals = {entry.ordinal for entry in queue}
+            learned = {disk.id: disk.learned for disk in relationship.disks if disk.learned != UNKNOWN}
+            for disk in relationship.disks:
+                if disk.learned != UNKNOWN and not self._of_this_time(disk, ordinals):
+                    self._books.set_learned(self._id, [disk.id], UNKNOWN)
+                    del learned[disk.id]
+            for entry in queue:
+                self._learn(entry, {disk for disk, newest in learned.items() if newest < entry.ordinal})
 
     def _note_sizes(self, resized: Collection[str]) -> None:
         """From here on points have the disks' new sizes; older points keep theirs."""
         for disk in self._describe().disks:
             if disk.id in resized:
                 self._books.set_size(self._id, disk.id, disk.size)
+                if known := self._known.pop(disk.id, None):
+                    known.close()
 
     def _refuse_unscanned(self, relationship: Relationship) -> None:
         for disk in relationship.disks:
@@ -382,4 +386,49 @@ class Source:
     def _refuse_unknown(self, relationship: Relationship) -> None:
         for disk in relationship.disks:
             if disk.learned == UNKNOWN:
-                raise self._hashes_unknown(disk.id)
+                raise KnownLost(
+                    "it is not known here what the replica has of this disk",
+                    subject=f"{relationship.machine}, {disk.id}",
+                    tried="nothing was read or sent",
+                    hint="it is learned from the store as soon as that can be reached",
+                )
+
+    def _check_queue(self, relationship: Relationship) -> None:
+        """Raises QueueLost if a log that waits for the store is gone or cut short."""
+        with self._books.learning:  # so that none is let go meanwhile
+            logs = [log for entry in self._books.queue(self._id) for disk in entry.disks for log in disk.logs]
+            lost = next((log for log in logs if _length(Path(log.path)) != log.size), None)
+            if lost is None:
+                return
+            self._books.diverged(self._id, self._books.get(self._id).committed, QUEUE_LOST)
+        raise QueueLost(
+            QUEUE_LOST,
+            subject=f"{relationship.machine}, {lost.path}",
+            tried="what waited is dropped, with the points that it would have become",
+            hint="nothing to do: disks are compared with the replica by hashes; its points stay",
+        )
+
+    def _of_this_time(self, disk: DiskBook, queued: Collection[int]) -> bool:
+        """Whether the known hashes include what the books say: no less, and no more than what is queued."""
+        try:
+            mark = self._known_blocks(disk).mark
+        except KnownLost:
+            return False
+        return mark == disk.learned or (mark > disk.learned and mark in queued)
+
+    def _known_blocks(self, disk: DiskBook) -> KnownBlocks:
+        if disk.id not in self._known:
+            try:
+                self._known[disk.id] = KnownBlocks(self.known_path(disk.id), block_count(disk.size))
+            except KnownLost:
+                self._books.set_learned(self._id, [disk.id], UNKNOWN)
+                raise
+        return self._known[disk.id]
+
+
+def _length(path: Path) -> int:
+    """In bytes; -1 if there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1

@@ -73,6 +73,7 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.PROTECTED, Event.SEALED): State.SEALED,
     # Taken back by an operator: what the other writer left there decides how much must be compared.
     (State.FENCED, Event.STARTED): State.RESYNC_REQUIRED,
+    (State.FENCED, Event.TRACKING_LOST): State.FENCED,
     **{(state, Event.PAUSED): State.PAUSED for state in _LIVE},
     **{(state, Event.FENCED): State.FENCED for state in (*_LIVE, State.PAUSED)},
 }
@@ -84,14 +85,14 @@ def after(status: Status, event: Event, subject: str) -> Status:
         return Status(status.before_pause)
     if status.state is State.PAUSED and event is Event.TRACKING_LOST and status.before_pause:
         # What was paused learns of it; the pause stays.
-        return Status(State.PAUSED, TABLE[status.before_pause, event])
-    found = TABLE.get((status.state, event))
+        before = TABLE.get((status.before_pause, event))
+        found = State.PAUSED if before else None
+    else:
+        before = State.PROTECTED if status.state is State.DELTA else status.state
+        found = TABLE.get((status.state, event))
     if found is None:
         raise InvalidRequest(
             f"{event.value} is not possible in the state {status.state.value}", subject=subject
         )
-    if found is State.PAUSED:
-        # A cycle that is paused half way is not taken up again: the next one does its work.
-        before = State.PROTECTED if status.state is State.DELTA else status.state
-        return Status(found, before)
-    return Status(found)
+    # A cycle that is paused half way is not taken up again: the next one does its work.
+    return Status(found, before if found is State.PAUSED else None)
