@@ -61,19 +61,6 @@ class Recorder:
         self.errors.append(error)
 
 
-class SetClock:
-    """A clock that stands until the test moves it."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> datetime:
-        return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 class Rig:
     """One relationship of machine `vm`, replicated to `vm` in the store."""
 

@@ -12,7 +12,7 @@ from standby.replica.journal import ReplicaLog
 from standby.replica.verify import verify_logs, verify_point
 from standby.replication.states import State
 from tests.hypervisor.processes import Daemon
-from tests.replication.rig import Rig, SetClock
+from tests.replication.rig import Rig, SettableClock
 
 DISKS = {"qcow": ("qcow2", ""), "raw": ("raw", "")}
 
@@ -39,7 +39,7 @@ class Site:
         return daemon
 
     def rig(self, daemon, store=None, hypervisor=None, **more):
-        more.setdefault("clock", SetClock())
+        more.setdefault("clock", SettableClock())
         rig = Rig(self.folder, hypervisor or daemon.hypervisor(), store, **more)
         rig.open = True
         self.ends(lambda: rig.open and rig.close())
@@ -91,7 +91,7 @@ def noise(size, seed=1):
 
 def due(rig):
     """One interval has passed."""
-    rig.clock.seconds += 1
+    rig.clock.advance(seconds=1)
 
 
 def go_on(rig, condition):

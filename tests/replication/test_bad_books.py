@@ -10,13 +10,17 @@ from contextlib import closing
 import pytest
 
 from standby import failpoints
+from standby.errors import InvalidRequest
+from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.directory import DirectoryStore
 from standby.replica.format import BLOCK
 from standby.replica.journal import ReplicaLog
 from standby.replication.books import UNKNOWN, Books, BooksDamaged, BooksUnwritable
+from standby.replication.enable import Request, enable
+from standby.replication.policy import Policy
 from standby.replication.source import QueueLost
 from standby.replication.states import Event, State
-from tests.hypervisor.processes import SIZE
+from tests.hypervisor.processes import PAGE, SIZE
 from tests.replication.site import (
     DISKS,
     again,
@@ -47,13 +51,13 @@ def test_books_that_cannot_be_written(site, side):
     for _ in range(3):
         due(rig)
         rig.engine.source_step() if side == "source" else rig.engine.target_step()
-        rig.clock.seconds += 60 if side == "target" else 0
+        rig.clock.advance(seconds=60 if side == "target" else 0)
     errors = rig.seen.errors
     assert errors
     assert all(isinstance(error, BooksUnwritable) for error in errors)
     assert str(rig.books.folder) in complete(errors[0])
     rig.books._db.execute("PRAGMA query_only = OFF")
-    rig.clock.seconds += 60
+    rig.clock.advance(seconds=60)
     same_as(rig, daemon)
     nonces = [record.nonce for record in ReplicaLog.read(rig.store, "vm").records]
     assert len(nonces) == len(set(nonces)), "an entry was committed twice"
@@ -88,8 +92,40 @@ def test_damaged_books_are_told_and_left_alone(site, damage):
         with pytest.raises(BooksDamaged, match="damaged") as caught:
             attempt()
         assert str(file) in complete(caught.value)
-        assert "backup" in caught.value.hint
+        assert "--take-over" in caught.value.hint
     assert file.read_bytes() == data
+
+
+def test_a_replica_whose_books_are_gone_is_continued_by_hashes_on_request(site):
+    daemon = site.daemon()
+    write(daemon, "raw", 0, noise(4 << 20))
+    rig = site.rig(daemon)
+    rig.protect()
+    points = [(point.seq, point.nonce) for point in ReplicaLog.read(rig.store, "vm").points]
+    stop(rig)
+    shutil.rmtree(rig.books.folder)
+    write(daemon, "raw", 5 * BLOCK, noise(PAGE, 2))
+    anew = site.rig(daemon, rig.store, clock=rig.clock)
+    with pytest.raises(InvalidRequest, match="is taken") as caught:
+        anew.enable()
+    assert "--take-over" in caught.value.hint
+    anew.enable(take_over=True)
+    same_as(anew, daemon)
+    sent = sum(log.data for one in anew.seen.records for disk in one.disks for log in disk.logs)
+    assert 0 < sent <= 2 * BLOCK, "only what differs"
+    left = [(point.seq, point.nonce) for point in ReplicaLog.read(rig.store, "vm").points]
+    assert left[: len(points)] == points
+
+
+def test_a_replica_of_another_machine_is_not_taken_over(site):
+    daemon = site.daemon()
+    rig = site.rig(daemon)
+    rig.protect()
+    wanted = Request("other", "vm", Policy(frequency=1), spool=str(rig.spool), take_over=True)
+    other = QemuHypervisor({"other": site.daemon("two").machine()})
+    with closing(Books(site.folder / "others")) as books, pytest.raises(InvalidRequest, match="machine vm"):
+        enable(wanted, books, other, rig.store, "host-b", rig.clock)
+    go_on(rig, lambda: len(rig.seen.records) > 2)
 
 
 # The agent's own files, changed while it is down.

@@ -225,12 +225,12 @@ def test_a_store_in_trouble_is_waited_for_and_captures_go_on(site, fault):
     contents, waits, calls = [], [], 0
     for minutes in (0, 1, 2, 4):
         # Not a second early.
-        rig.clock.seconds += max(0, minutes * 60 - 2)
+        rig.clock.advance(seconds=max(0, minutes * 60 - 2))
         if minutes:
             calls = len(store.calls)
             rig.engine.target_step()
             assert len(store.calls) == calls
-        rig.clock.seconds += 2
+        rig.clock.advance(seconds=2)
         write(daemon, "raw", len(contents) * BLOCK, noise(PAGE, len(contents)))
         contents.append(now(daemon))
         rig.engine.step()
@@ -242,7 +242,7 @@ def test_a_store_in_trouble_is_waited_for_and_captures_go_on(site, fault):
     queued = [entry.nonce for entry in rig.books.queue(rig.id)]
     assert len(queued) == 4
     store.heal()
-    rig.clock.seconds += 8 * 60
+    rig.clock.advance(seconds=8 * 60)
     rig.drain()
     log = ReplicaLog.read(store, "vm")
     points = log.points[before:]
@@ -280,7 +280,7 @@ def test_a_real_store_that_is_full_or_read_only_or_gone(site, trouble):
         run("mount", "-o", "remount,rw", place)
     else:
         (place / "elsewhere").rename(place / "store")
-    rig.clock.seconds += 60
+    rig.clock.advance(seconds=60)
     same_as(rig, daemon)
 
 
@@ -338,7 +338,7 @@ def test_a_second_writer_fences_the_first_which_says_so_and_never_writes_again(s
     rig = again(site, rig, daemon)
     store.calls.clear()
     for _ in range(5):
-        rig.clock.seconds += 3600
+        rig.clock.advance(seconds=3600)
         rig.engine.step()
     assert store.calls == []
     take_over(rig.books, rig.id)

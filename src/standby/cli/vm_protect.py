@@ -68,7 +68,10 @@ def protect(
     ] = None,
     take_over: Annotated[
         bool,
-        typer.Option("--take-over", help="Own the replica again after another agent fenced this one."),
+        typer.Option(
+            "--take-over",
+            help="Continue a replica that another agent owns, or of which this one has lost its books.",
+        ),
     ] = False,
     state: State = None,
     json: Json = False,
@@ -85,6 +88,7 @@ def protect(
         policy=_policy(Policy(), frequency, application_consistent),
         spool=str(spool.absolute()) if spool else "",
         excluded=exclude or [],
+        take_over=take_over,
     )
     with closing(Books(made(folder_of(state)))) as books:
         found: list[Relationship] = []

@@ -404,8 +404,8 @@ class Books:
                 f"the agent's books are damaged: {error}",
                 subject=str(self.folder / _FILE),
                 tried="nothing: the file was left as it is, and no point in the store is touched",
-                hint="put the file back from a backup (disks are then compared with the replica by hashes), or "
-                "move it away and protect the machine again under another replica name",
+                hint="move the file away and `standby vm protect` with --take-over: the disks are compared with the "
+                "replica by hashes, and its points stay",
             ) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from ulid import ULID
 
@@ -17,7 +17,8 @@ from standby.objects.base import ObjectStore
 from standby.objects.probe import probe
 from standby.records import Finding, MachineDescription
 from standby.replica import boot
-from standby.replica.journal import Place, check_replica_name
+from standby.replica.journal import Place, ReplicaMissing, check_replica_name, read_chain, read_head
+from standby.replica.plan import last_state
 from standby.replica.writer import create
 from standby.replication.books import UNKNOWN, Books, DiskBook, Relationship
 from standby.replication.policy import Policy
@@ -33,13 +34,17 @@ _STARTED = failpoints.declare("enable.started")
 
 
 class Request(NamedTuple):
-    """What to protect and where to. replica: its name in the store. spool: "" for beside the disks."""
+    """What to protect and where to. replica: its name in the store. spool: "" for beside the disks.
+
+    take_over: continue the replica of that name, of which this agent has no books, if it is this machine's.
+    """
 
     machine: str
     replica: str
     policy: Policy
     spool: str = ""
     excluded: Collection[str] = ()
+    take_over: bool = False
 
 
 class NotReady(InvalidRequest):
@@ -115,7 +120,10 @@ def enable(
         if any(finding.blocks for finding in findings):
             raise NotReady(request.machine, findings)
         _CHECKED.reach()
-        relationship = _relationship(request, hypervisor.describe(request.machine), store.url)
+        replica = _left_behind(Place(store, request.replica), request.machine) if request.take_over else None
+        relationship = _relationship(
+            request, hypervisor.describe(request.machine), store.url, replica or uuid4()
+        )
         books.add(relationship)
     _NOTED.reach()
     try:
@@ -130,6 +138,22 @@ def enable(
     books.set_status(relationship.id, after(relationship.status, Event.STARTED, request.machine))
     _STARTED.reach()
     return books.get(relationship.id)
+
+
+def _left_behind(place: Place, machine: str) -> UUID | None:
+    """The id of the replica that is there already. Raises InvalidRequest if it is of another machine."""
+    try:
+        head, _ = read_head(place)
+    except ReplicaMissing:
+        return None
+    newest = last_state([stored.record for stored in read_chain(place, head.floor)])
+    if newest and newest.machine and newest.machine.name != machine:
+        raise InvalidRequest(
+            f"the replica {place.name} is of the machine {newest.machine.name}",
+            subject=place.store.url,
+            hint="choose another replica name",
+        )
+    return head.replica
 
 
 def take_over(books: Books, relationship: str) -> None:
@@ -153,13 +177,15 @@ def _interrupted(books: Books, request: Request) -> Relationship | None:
     )
 
 
-def _relationship(request: Request, description: MachineDescription, store: str) -> Relationship:
+def _relationship(
+    request: Request, description: MachineDescription, store: str, replica: UUID
+) -> Relationship:
     return Relationship(
         id=str(ULID())[-12:].lower(),
         machine=request.machine,
         store=store,
         replica=request.replica,
-        replica_id=uuid4(),
+        replica_id=replica,
         policy=request.policy,
         spool=request.spool,
         status=Status(State.NEW),
