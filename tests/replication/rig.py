@@ -87,7 +87,7 @@ class Rig:
     def enable(self, **request) -> None:
         """Enable protection unless it is, and make the engine."""
         if not self.books.relationships() or self.books.relationships()[0].status.state is State.NEW:
-            wanted = Request("vm", "vm", Policy(frequency=1), spool=str(self.spool), **request)
+            wanted = Request("vm", "vm", Policy(frequency=1, reserve=0), spool=str(self.spool), **request)
             enable(wanted, self.books, self.hypervisor, self.store, "host-a", self.clock)
         self.id = self.books.relationships()[0].id
         self.source = Source(

@@ -15,9 +15,10 @@ from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.directory import DirectoryStore
 from standby.replica.format import BLOCK
 from standby.replica.journal import ReplicaLog
-from standby.replication.books import UNKNOWN, Books, BooksDamaged, BooksUnwritable
+from standby.replication.books import Books, BooksDamaged, BooksUnwritable
 from standby.replication.enable import Request, enable
 from standby.replication.policy import Policy
+from standby.replication.relationship import UNKNOWN
 from standby.replication.source import QueueLost
 from standby.replication.states import Event, State
 from tests.hypervisor.processes import PAGE, SIZE

@@ -12,7 +12,7 @@ from standby.replication.states import State
 VIEWS = [
     View(state, *flags, queued=queued, queued_scans=scans, cycle_due=cycle, ship_due=ship)
     for state in State
-    for flags in itertools.product((False, True), repeat=5)
+    for flags in itertools.product((False, True), repeat=8)
     for queued, scans in ((0, 0), (1, 0), (1, 1), (2, 1))
     if queued or not flags[3]
     for cycle, ship in itertools.product((False, True), repeat=2)
@@ -25,6 +25,9 @@ READY = View(
     unknown=False,
     unlearned=False,
     scanning=False,
+    resync_open=True,
+    full=False,
+    crowded=False,
     queued=0,
     queued_scans=0,
     cycle_due=True,
@@ -50,7 +53,38 @@ READY = View(
         (SourceAction.RECOVER, TargetAction.WAIT, {"queued": 1, "unlearned": True}),
         (SourceAction.RECOVER, TargetAction.WAIT, {"queued": 1, "unlearned": True, "tracked": False}),
         (SourceAction.RECOVER, TargetAction.WAIT, {"state": State.INITIAL_REPLICATION}),
-        (SourceAction.RECOVER, TargetAction.WAIT, {"state": State.RESYNC_REQUIRED}),
+        (SourceAction.RESYNCHRONIZE, TargetAction.WAIT, {"state": State.RESYNC_REQUIRED}),
+        (SourceAction.RESYNCHRONIZE, TargetAction.WAIT, {"state": State.RESYNC_REQUIRED, "scanning": True}),
+        # Only what reads whole disks waits for the window.
+        (
+            SourceAction.WAIT,
+            TargetAction.WAIT,
+            {"state": State.RESYNC_REQUIRED, "scanning": True, "resync_open": False},
+        ),
+        (
+            SourceAction.RESYNCHRONIZE,
+            TargetAction.WAIT,
+            {"state": State.RESYNC_REQUIRED, "resync_open": False},
+        ),
+        (
+            SourceAction.HOLD,
+            TargetAction.WAIT,
+            {"state": State.RESYNCHRONIZING, "scanning": True, "resync_open": False},
+        ),
+        (SourceAction.CYCLE, TargetAction.WAIT, {"state": State.RESYNCHRONIZING, "resync_open": False}),
+        (
+            SourceAction.SCAN,
+            TargetAction.WAIT,
+            {"state": State.INITIAL_REPLICATION, "scanning": True, "resync_open": False},
+        ),
+        (SourceAction.WAIT, TargetAction.SHIP, {"queued": 3, "full": True}),
+        (
+            SourceAction.WAIT,
+            TargetAction.WAIT,
+            {"state": State.INITIAL_REPLICATION, "scanning": True, "full": True},
+        ),
+        (SourceAction.MAKE_ROOM, TargetAction.SHIP, {"queued": 3, "full": True, "crowded": True}),
+        (SourceAction.MAKE_ROOM, TargetAction.WAIT, {"state": State.PAUSED, "queued": 3, "crowded": True}),
         (SourceAction.SCAN, TargetAction.WAIT, {"state": State.INITIAL_REPLICATION, "scanning": True}),
         (SourceAction.SCAN, TargetAction.WAIT, {"state": State.RESYNCHRONIZING, "scanning": True}),
         (
@@ -100,7 +134,7 @@ def test_nothing_is_written_to_a_store_out_of_turn():
 
 
 def test_nobody_waits_for_ever():
-    """Where all is due and nothing idle, one of the two sides has something to do."""
+    """Where all is due, open and nothing idle, one of the two sides has something to do."""
     for view in VIEWS:
-        if view.state not in IDLE and view.cycle_due and view.ship_due:
+        if view.state not in IDLE and view.cycle_due and view.ship_due and view.resync_open and not view.full:
             assert (source_action(view), target_action(view)) != (SourceAction.WAIT, TargetAction.WAIT), view

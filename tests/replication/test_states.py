@@ -33,6 +33,7 @@ EXPECTED = {
     ("resync required", Event.RESYNC_STARTED): "resynchronizing",
     ("resynchronizing", Event.TRACKING_LOST): "resync required",
     ("resynchronizing", Event.CLOSED): "protected",
+    ("resynchronizing", Event.RESYNC_HELD): "resync required",
     ("fenced", Event.STARTED): "resync required",
     ("fenced", Event.TRACKING_LOST): "fenced",
     ("paused", Event.FENCED): "fenced",

@@ -18,7 +18,7 @@ from standby.cli.results import Event
 from standby.errors import StandbyError
 from standby.records import Finding
 from standby.replica.documents import Record
-from standby.replication.books import Relationship
+from standby.replication.relationship import Relationship
 from standby.replication.source import CycleReport
 from standby.replication.states import State
 
@@ -97,7 +97,12 @@ class Watch:
 
     def failed(self, error: StandbyError) -> None:
         with self._lock:
-            retry_at = self._relationship().retry_at
+            relationship = self._relationship()
+            trouble = next(
+                (one for one in (relationship.send, relationship.capture) if one and one.error == str(error)),
+                None,
+            )
+            retry_at = trouble.retry_at if trouble else None
             self.show_failed(error, datetime.fromtimestamp(retry_at, UTC) if retry_at else None)
 
     def findings(self, findings: Sequence[Finding]) -> None:

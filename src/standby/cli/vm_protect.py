@@ -22,11 +22,12 @@ from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.replication import states
-from standby.replication.books import Books, Relationship
+from standby.replication.books import Books
 from standby.replication.enable import Request, enable
 from standby.replication.enable import take_over as take_over_replica
 from standby.replication.engine import Engine
 from standby.replication.policy import FREQUENCIES, Policy
+from standby.replication.relationship import Relationship
 from standby.replication.source import Source
 from standby.replication.target import Target
 

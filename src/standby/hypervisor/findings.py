@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from standby.block.chains import ChainFault, check_chain
-from standby.errors import InvalidRequest, NeedsPerson
+from standby.errors import InvalidRequest, NeedsPerson, Recoverable
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.devices import iothread_of, shared_for_writing
 from standby.hypervisor.exports import own_server, serve, speaks_nbd, stop_serving
@@ -146,7 +146,7 @@ def _server(qmp: Qmp, nbd: Path | None) -> Iterator[Finding]:
     ours = nbd is None and speaks_nbd(own_server(qmp.path))
     try:
         serve(qmp, nbd)
-    except (NeedsPerson, InvalidRequest) as error:
+    except (Recoverable, NeedsPerson, InvalidRequest) as error:
         yield Finding(subject=qmp.machine, problem=error.cause, fix=error.hint, blocks=True)
         return
     if not ours:

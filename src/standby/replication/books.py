@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,34 +19,13 @@ from uuid import UUID
 import msgspec
 
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
-from standby.records import MachineDescription
-from standby.replica.documents import Kind
-from standby.replica.log import SealedLog
-from standby.replication import holder
+from standby.replication import holder, schema
+from standby.replication.entries import Entry, Queue
 from standby.replication.policy import Policy
+from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship, Side, Trouble
 from standby.replication.states import State, Status
 
-UNKNOWN: Final = -1
-"""`learned` of a disk whose known hashes must be filled from the store."""
-
 _FILE: Final = "agent.sqlite"
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS relationship (
-  id TEXT PRIMARY KEY, machine TEXT NOT NULL, store TEXT NOT NULL, replica TEXT NOT NULL,
-  replica_id TEXT NOT NULL, policy TEXT NOT NULL, spool TEXT NOT NULL,
-  state TEXT NOT NULL, before_pause TEXT, active INTEGER NOT NULL DEFAULT 0,
-  committed TEXT NOT NULL DEFAULT '', failures INTEGER NOT NULL DEFAULT 0, first_failure REAL,
-  retry_at REAL, error TEXT NOT NULL DEFAULT '') STRICT;
-CREATE TABLE IF NOT EXISTS disk (
-  relationship TEXT NOT NULL REFERENCES relationship(id) ON DELETE CASCADE, id TEXT NOT NULL,
-  size INTEGER NOT NULL, scan TEXT NOT NULL, scanned INTEGER NOT NULL, learned INTEGER NOT NULL,
-  PRIMARY KEY (relationship, id)) STRICT;
-CREATE TABLE IF NOT EXISTS entry (
-  ordinal INTEGER PRIMARY KEY AUTOINCREMENT,
-  relationship TEXT NOT NULL REFERENCES relationship(id) ON DELETE CASCADE,
-  kind TEXT NOT NULL, body TEXT NOT NULL) STRICT;
-"""
 
 
 class BooksUnwritable(Recoverable):
@@ -55,102 +34,6 @@ class BooksUnwritable(Recoverable):
 
 class BooksDamaged(NeedsPerson):
     """The books are no longer what was written: not SQLite, or not ours."""
-
-
-class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
-    """One protected disk.
-
-    scan: why all of it must be compared with the replica, or "". scanned: bytes that this scan has done.
-    learned: the newest entry whose logs the known hashes include, or UNKNOWN.
-    """
-
-    id: str
-    size: int
-    scan: str
-    scanned: int
-    learned: int
-
-
-class Relationship(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine and its replica, as this agent keeps them.
-
-    active: the round of change tracking since which nothing is in a log yet. committed: nonce of the
-    newest record that is known to be committed. retry_at: seconds since 1970.
-    """
-
-    id: str
-    machine: str
-    store: str
-    replica: str
-    replica_id: UUID
-    policy: Policy
-    spool: str
-    status: Status
-    active: int
-    committed: str
-    failures: int
-    first_failure: float | None
-    retry_at: float | None
-    error: str
-    disks: tuple[DiskBook, ...]
-
-    def disk(self, disk_id: str) -> DiskBook:
-        return next(disk for disk in self.disks if disk.id == disk_id)
-
-
-class LocalLog(msgspec.Struct, frozen=True, kw_only=True):
-    """A sealed log that waits to be uploaded: SealedLog in terms that JSON has."""
-
-    path: str
-    log_id: str
-    size: int
-    sha256: str
-    root: str
-    rows: int
-    data: int
-
-    @classmethod
-    def of(cls, log: SealedLog) -> LocalLog:
-        return cls(
-            path=str(log.path),
-            log_id=log.log_id.hex(),
-            size=log.size,
-            sha256=log.sha256,
-            root=log.root,
-            rows=log.rows,
-            data=log.data,
-        )
-
-    def sealed(self, disk_id: str) -> SealedLog:
-        log_id = bytes.fromhex(self.log_id)
-        return SealedLog(
-            Path(self.path), log_id, disk_id, self.size, self.sha256, self.root, self.rows, self.data
-        )
-
-
-class EntryDisk(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    size: int
-    logs: tuple[LocalLog, ...] = ()
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What will become one record of the replica. changed: bytes that the guest wrote, in whole pages."""
-
-    kind: Kind
-    nonce: str
-    at: str
-    disks: tuple[EntryDisk, ...]
-    consistency: str = ""
-    note: str = ""
-    machine: MachineDescription | None = None
-    changed: int = 0
-    ordinal: int = 0
-
-    @property
-    def stored(self) -> int:
-        """Bytes that its logs take."""
-        return sum(log.size for disk in self.disks for log in disk.logs)
 
 
 class Books:
@@ -178,14 +61,17 @@ class Books:
                 self._db = _connect(f"file:{quote(str(folder / _FILE))}")
                 for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                     self._db.execute(f"PRAGMA {pragma}")
-                self._db.executescript(_SCHEMA)
+                schema.bring_up(self._db, str(folder / _FILE))
         except BaseException:
             os.close(self._lock_file)
             raise
 
     @classmethod
     def reading(cls, folder: Path) -> Books:
-        """The books as they are now, also while an agent writes them. Raises InvalidRequest if none are there."""
+        """The books as they are now, also while an agent writes them.
+
+        Raises InvalidRequest if none are there, or if they are of another version.
+        """
         if not (folder / _FILE).exists():
             raise InvalidRequest(
                 "there are no books of an agent",
@@ -200,6 +86,7 @@ class Books:
         books._lock = threading.RLock()
         with books._failures():
             books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
+            schema.check(books._db, str(folder / _FILE))
         return books
 
     def close(self) -> None:
@@ -219,23 +106,23 @@ class Books:
             if taken:
                 raise InvalidRequest("it is protected already", subject=relationship.machine)
             db.execute(
-                "INSERT INTO relationship (id, machine, store, replica, replica_id, policy, spool, state)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO relationship (id, machine, connection, store, replica, replica_id, policy, spool,"
+                " state, excluded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     relationship.id,
                     relationship.machine,
+                    _json(relationship.connection) if relationship.connection else "",
                     relationship.store,
                     relationship.replica,
                     str(relationship.replica_id),
-                    msgspec.json.encode(relationship.policy).decode(),
+                    _json(relationship.policy),
                     relationship.spool,
                     relationship.status.state,
+                    _json(relationship.excluded),
                 ),
             )
-            db.executemany(
-                "INSERT INTO disk VALUES (?, ?, ?, ?, ?, ?)",
-                [(relationship.id, d.id, d.size, d.scan, d.scanned, d.learned) for d in relationship.disks],
-            )
+            for disk in relationship.disks:
+                self.add_disk(relationship.id, disk)
 
     def remove(self, relationship: str) -> None:
         with self._write() as db:
@@ -253,39 +140,68 @@ class Books:
                 "SELECT id, size, scan, scanned, learned FROM disk WHERE relationship = ? ORDER BY id",
                 (relationship,),
             ).fetchall()
-        if row is None:
-            raise InvalidRequest("there is no such relationship", subject=relationship)
-        fields: dict[str, Any] = dict(row)
-        before = fields.pop("before_pause")
-        status = Status(State(fields.pop("state")), State(before) if before else None)
-        fields["policy"] = msgspec.json.decode(fields["policy"], type=Policy)
-        fields["replica_id"] = UUID(fields["replica_id"])
-        return Relationship(status=status, disks=tuple(DiskBook(**disk) for disk in disks), **fields)
-
-    def set_status(self, relationship: str, status: Status) -> None:
-        with self._write() as db:
-            db.execute(
-                "UPDATE relationship SET state = ?, before_pause = ? WHERE id = ?",
-                (status.state, status.before_pause, relationship),
+            troubles = self._db.execute(
+                "SELECT side, body FROM trouble WHERE relationship = ?", (relationship,)
+            ).fetchall()
+            if row is None:
+                raise InvalidRequest("there is no such relationship", subject=relationship)
+            fields: dict[str, Any] = dict(row)
+            before = fields.pop("before_pause")
+            status = Status(State(fields.pop("state")), State(before) if before else None)
+            connection = fields.pop("connection")
+            fields["policy"] = msgspec.json.decode(fields["policy"], type=Policy)
+            fields["excluded"] = msgspec.json.decode(fields["excluded"], type=tuple[str, ...])
+            fields["replica_id"] = UUID(fields["replica_id"])
+            standing = {one["side"]: msgspec.json.decode(one["body"], type=Trouble) for one in troubles}
+            return Relationship(
+                status=status,
+                connection=msgspec.json.decode(connection, type=Connection) if connection else None,
+                capture=standing.get(Side.CAPTURE),
+                send=standing.get(Side.SEND),
+                disks=tuple(DiskBook(**disk) for disk in disks),
+                **fields,
             )
 
+    def set_status(self, relationship: str, status: Status) -> None:
+        self._set(relationship, state=status.state, before_pause=status.before_pause)
+
     def set_policy(self, relationship: str, policy: Policy) -> None:
-        with self._write() as db:
-            body = msgspec.json.encode(policy).decode()
-            db.execute("UPDATE relationship SET policy = ? WHERE id = ?", (body, relationship))
+        self._set(relationship, policy=_json(policy))
+
+    def set_connection(self, relationship: str, connection: Connection) -> None:
+        self._set(relationship, connection=_json(connection))
+
+    def set_excluded(self, relationship: str, excluded: Collection[str]) -> None:
+        self._set(relationship, excluded=_json(sorted(excluded)))
+
+    def set_resync(self, relationship: str, asked: str) -> None:
+        self._set(relationship, resync=asked)
 
     def set_active(self, relationship: str, active: int) -> None:
-        with self._write() as db:
-            db.execute("UPDATE relationship SET active = ? WHERE id = ?", (active, relationship))
+        self._set(relationship, active=active)
 
-    def set_error(
-        self, relationship: str, error: str, failures: int, first: float | None, retry_at: float | None
-    ) -> None:
+    def set_trouble(self, relationship: str, side: Side, trouble: Trouble | None) -> None:
+        with self._write() as db:
+            if trouble is None:
+                db.execute("DELETE FROM trouble WHERE relationship = ? AND side = ?", (relationship, side))
+            else:
+                db.execute(
+                    "INSERT OR REPLACE INTO trouble (relationship, side, body) VALUES (?, ?, ?)",
+                    (relationship, side, _json(trouble)),
+                )
+
+    def add_disk(self, relationship: str, disk: DiskBook) -> None:
         with self._write() as db:
             db.execute(
-                "UPDATE relationship SET error = ?, failures = ?, first_failure = ?, retry_at = ?"
-                " WHERE id = ?",
-                (error, failures, first, retry_at, relationship),
+                "INSERT INTO disk (relationship, id, size, scan, scanned, learned) VALUES (?, ?, ?, ?, ?, ?)",
+                (relationship, disk.id, disk.size, disk.scan, disk.scanned, disk.learned),
+            )
+
+    def remove_disks(self, relationship: str, disks: Collection[str]) -> None:
+        """Points from here on are without them; what is queued keeps them."""
+        with self._write() as db:
+            db.executemany(
+                "DELETE FROM disk WHERE relationship = ? AND id = ?", [(relationship, disk) for disk in disks]
             )
 
     def require_scan(self, relationship: str, reasons: Mapping[str, str]) -> None:
@@ -336,10 +252,32 @@ class Books:
             rows = self._db.execute(
                 "SELECT ordinal, body FROM entry WHERE relationship = ? ORDER BY ordinal", (relationship,)
             ).fetchall()
-            return [
-                msgspec.structs.replace(msgspec.json.decode(row["body"], type=Entry), ordinal=row["ordinal"])
-                for row in rows
-            ]
+            return [_entry(row) for row in rows]
+
+    def queued(self, relationship: str) -> Queue:
+        """What waits, in short: costs the same however much it is."""
+        with self._reading():
+            kinds = dict(
+                self._db.execute(
+                    "SELECT kind, COUNT(*) FROM entry WHERE relationship = ? GROUP BY kind", (relationship,)
+                ).fetchall()
+            )
+            sizes = self._db.execute(
+                "SELECT disk, SUM(bytes) FROM queued WHERE ordinal IN"
+                " (SELECT ordinal FROM entry WHERE relationship = ?) GROUP BY disk",
+                (relationship,),
+            ).fetchall()
+            oldest = self._db.execute(
+                "SELECT ordinal, body FROM entry WHERE relationship = ? ORDER BY ordinal LIMIT 1",
+                (relationship,),
+            ).fetchone()
+            scans = kinds.pop("scan", 0)
+            return Queue(
+                points=sum(kinds.values()),
+                scans=scans,
+                bytes=dict(sizes),
+                oldest=_entry(oldest) if oldest else None,
+            )
 
     def shipped(self, relationship: str, entry: Entry) -> None:
         """The entry is committed in the store (W3 done): let it go.
@@ -354,6 +292,34 @@ class Books:
             db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
             db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (entry.nonce, relationship))
 
+    def drop_logs(self, relationship: str, disks: Collection[str], reason: str, since: int = 0) -> list[Path]:
+        """Give up the queued logs of these disks from the entry `since` on: they are compared anew.
+
+        Returns the files that nothing names any more. Points that they were to become come to nothing;
+        what the entries say of other disks is kept and sent.
+        """
+        dropped = frozenset(disks)
+        with self._write() as db:
+            freed = []
+            for entry in self.queue(relationship):
+                if entry.ordinal < since:
+                    continue
+                left = entry.without_logs_of(dropped)
+                freed += [Path(log.path) for disk in entry.disks if disk.id in dropped for log in disk.logs]
+                if left is None:
+                    db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
+                else:
+                    db.execute(
+                        "UPDATE entry SET kind = ?, body = ? WHERE ordinal = ?",
+                        (left.kind, _json(left), entry.ordinal),
+                    )
+                    self._note_sizes(left)
+            db.executemany(
+                "UPDATE disk SET scan = ?, scanned = 0, learned = ? WHERE relationship = ? AND id = ?",
+                [(reason, UNKNOWN, relationship, disk) for disk in dropped],
+            )
+            return freed
+
     def diverged(self, relationship: str, committed: str, reason: str) -> None:
         """The replica is not what these books say: drop the queue, compare every disk with it anew."""
         with self._write() as db:
@@ -364,12 +330,44 @@ class Books:
                 (reason, UNKNOWN, relationship),
             )
 
+    def statistics(self, relationship: str) -> bytes:
+        """As last set; b"" before."""
+        with self._reading():
+            row = self._db.execute(
+                "SELECT body FROM statistics WHERE relationship = ?", (relationship,)
+            ).fetchone()
+            return bytes(row["body"]) if row else b""
+
+    def set_statistics(self, relationship: str, body: bytes) -> None:
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO statistics (relationship, body) VALUES (?, ?)", (relationship, body)
+            )
+
+    def _set(self, relationship: str, **columns: object) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        with self._write() as db:
+            db.execute(f"UPDATE relationship SET {names} WHERE id = ?", (*columns.values(), relationship))
+
     def _enter(self, relationship: str, entry: Entry) -> Entry:
         cursor = self._db.execute(
             "INSERT INTO entry (relationship, kind, body) VALUES (?, ?, ?)",
-            (relationship, entry.kind, msgspec.json.encode(entry).decode()),
+            (relationship, entry.kind, _json(entry)),
         )
-        return msgspec.structs.replace(entry, ordinal=cursor.lastrowid or 0)
+        entered = msgspec.structs.replace(entry, ordinal=cursor.lastrowid or 0)
+        self._note_sizes(entered)
+        return entered
+
+    def _note_sizes(self, entry: Entry) -> None:
+        self._db.execute("DELETE FROM queued WHERE ordinal = ?", (entry.ordinal,))
+        self._db.executemany(
+            "INSERT INTO queued (ordinal, disk, bytes) VALUES (?, ?, ?)",
+            [
+                (entry.ordinal, disk.id, sum(log.size for log in disk.logs))
+                for disk in entry.disks
+                if disk.logs
+            ],
+        )
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -416,6 +414,14 @@ def _unwritable(folder: Path, cause: str) -> BooksUnwritable:
         tried="nothing was forgotten; changes of the machine go on being tracked",
         hint="make room on this volume and let this agent write there; it is tried again",
     )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    return msgspec.structs.replace(msgspec.json.decode(row["body"], type=Entry), ordinal=row["ordinal"])
 
 
 def _connect(uri: str) -> sqlite3.Connection:

@@ -20,8 +20,9 @@ from standby.replica import boot
 from standby.replica.journal import Place, ReplicaMissing, check_replica_name, read_chain, read_head
 from standby.replica.plan import last_state
 from standby.replica.writer import create
-from standby.replication.books import UNKNOWN, Books, DiskBook, Relationship
+from standby.replication.books import Books
 from standby.replication.policy import Policy
+from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship, Side
 from standby.replication.states import Event, State, Status, after
 
 INITIAL: Final = "initial replication"
@@ -36,6 +37,7 @@ _STARTED = failpoints.declare("enable.started")
 class Request(NamedTuple):
     """What to protect and where to. replica: its name in the store. spool: "" for beside the disks.
 
+    connection: how an agent that is started later reaches the machine.
     take_over: continue the replica of that name, of which this agent has no books, if it is this machine's.
     """
 
@@ -45,6 +47,7 @@ class Request(NamedTuple):
     spool: str = ""
     excluded: Collection[str] = ()
     take_over: bool = False
+    connection: Connection | None = None
 
 
 class NotReady(InvalidRequest):
@@ -160,7 +163,8 @@ def take_over(books: Books, relationship: str) -> None:
     """Own a replica again that another agent has fenced off: it is compared with the disks by hashes."""
     known = books.get(relationship)
     books.set_status(known.id, after(known.status, Event.STARTED, known.machine))
-    books.set_error(known.id, "", 0, None, None)
+    for side in Side:
+        books.set_trouble(known.id, side, None)
 
 
 def _interrupted(books: Books, request: Request) -> Relationship | None:
@@ -183,6 +187,7 @@ def _relationship(
     return Relationship(
         id=str(ULID())[-12:].lower(),
         machine=request.machine,
+        connection=request.connection,
         store=store,
         replica=request.replica,
         replica_id=replica,
@@ -191,10 +196,10 @@ def _relationship(
         status=Status(State.NEW),
         active=0,
         committed="",
-        failures=0,
-        first_failure=None,
-        retry_at=None,
-        error="",
+        excluded=tuple(sorted(request.excluded)),
+        resync="",
+        capture=None,
+        send=None,
         disks=tuple(
             DiskBook(id=disk.id, size=disk.size, scan=INITIAL, scanned=0, learned=UNKNOWN)
             for disk in description.disks

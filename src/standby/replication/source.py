@@ -22,11 +22,14 @@ from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.format import block_count
 from standby.replica.log import SealedLog, open_local
-from standby.replication.books import UNKNOWN, Books, DiskBook, Entry, EntryDisk, LocalLog, Relationship
+from standby.replication.books import Books
 from standby.replication.dirty import dirty_blocks
+from standby.replication.entries import Entry, EntryDisk, LocalLog
 from standby.replication.extract import WORKERS, Extractor
 from standby.replication.known import KnownBlocks, KnownLost
 from standby.replication.precopy import once_more
+from standby.replication.relationship import UNKNOWN, DiskBook, Relationship
+from standby.replication.room import Volume
 from standby.replication.spool import Spool
 
 SCAN_LOG: Final = 512 << 20
@@ -110,6 +113,7 @@ class Source:
         Returns the disks that must be scanned, with the reason; the books say so already.
         """
         self.let_go()
+        self._spool.forget_folders()
         relationship = self._books.get(self._id)
         # Needs no machine, and comes before anything is shipped: what is shipped cannot be learned any more.
         self._check_queue(relationship)
@@ -222,6 +226,16 @@ class Source:
             tracking.forget(number)
             _FORGOTTEN.reach()
             return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
+
+    def drop(self, disks: Collection[str], reason: str, since: int = 0) -> None:
+        """Give up what these disks have queued from the entry `since` on: they are compared anew."""
+        self.let_go()
+        for path in self._books.drop_logs(self._id, disks, reason, since):
+            path.unlink(missing_ok=True)
+
+    def volumes(self) -> Mapping[str, Volume]:
+        """Where the logs of disks lie, as far as it is known without asking the machine."""
+        return self._spool.volumes(self._books.get(self._id))
 
     def let_go(self) -> None:
         """Drop connections and handles; rounds go on recording."""
@@ -394,18 +408,26 @@ class Source:
                 )
 
     def _check_queue(self, relationship: Relationship) -> None:
-        """Raises QueueLost if a log that waits for the store is gone or cut short."""
+        """Raises QueueLost if a log that waits for the store is gone or cut short.
+
+        Points before it are still what they were.
+        """
         with self._books.learning:  # so that none is let go meanwhile
-            logs = [log for entry in self._books.queue(self._id) for disk in entry.disks for log in disk.logs]
-            lost = next((log for log in logs if _length(Path(log.path)) != log.size), None)
-            if lost is None:
+            lost = [
+                (entry.ordinal, disk.id, log)
+                for entry in self._books.queue(self._id)
+                for disk in entry.disks
+                for log in disk.logs
+                if _length(Path(log.path)) != log.size
+            ]
+            if not lost:
                 return
-            self._books.diverged(self._id, self._books.get(self._id).committed, QUEUE_LOST)
+            self.drop({disk for _, disk, _ in lost}, QUEUE_LOST, since=min(one for one, _, _ in lost))
         raise QueueLost(
             QUEUE_LOST,
-            subject=f"{relationship.machine}, {lost.path}",
-            tried="what waited is dropped, with the points that it would have become",
-            hint="nothing to do: disks are compared with the replica by hashes; its points stay",
+            subject=f"{relationship.machine}, {lost[0][2].path}",
+            tried="what waited of this disk is dropped, with the points that it would have become",
+            hint="nothing to do: the disk is compared with the replica by hashes; its points stay",
         )
 
     def _of_this_time(self, disk: DiskBook, queued: Collection[int]) -> bool:

@@ -32,6 +32,7 @@ class Event(StrEnum):
     CLOSED = "the point that closes a scan is committed"
     TRACKING_LOST = "changes can no longer be told apart"
     RESYNC_STARTED = "resynchronization started"
+    RESYNC_HELD = "resynchronization waits for its next window"
     PAUSED = "paused by an operator"
     RESUMED = "resumed by an operator"
     FENCED = "another writer took the replica"
@@ -68,6 +69,8 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.DELTA, Event.TRACKING_LOST): State.RESYNC_REQUIRED,
     (State.RESYNC_REQUIRED, Event.TRACKING_LOST): State.RESYNC_REQUIRED,
     (State.RESYNC_REQUIRED, Event.RESYNC_STARTED): State.RESYNCHRONIZING,
+    # How far each disk was compared is kept: it goes on from there.
+    (State.RESYNCHRONIZING, Event.RESYNC_HELD): State.RESYNC_REQUIRED,
     (State.RESYNCHRONIZING, Event.TRACKING_LOST): State.RESYNC_REQUIRED,
     (State.RESYNCHRONIZING, Event.CLOSED): State.PROTECTED,
     (State.PROTECTED, Event.SEALED): State.SEALED,

@@ -15,8 +15,10 @@ from standby.replica.image import REGION_BLOCKS
 from standby.replica.journal import ReplicaLog
 from standby.replica.plan import last_state
 from standby.replica.writer import Draft, NewId, Writer, attach
-from standby.replication.books import UNKNOWN, Books, Entry
+from standby.replication.books import Books
+from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks
+from standby.replication.relationship import UNKNOWN
 
 DIVERGED: Final = "the replica is not what this agent left there (another writer, or older books)"
 
