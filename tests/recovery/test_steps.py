@@ -60,7 +60,7 @@ class World:
                 self.made.remove(name)
                 self.history.append(f"undo {name}")
 
-        return Step(name, "Task", do, undo, lambda: name in self.made)
+        return Step(name, "Task", do, undo, lambda: {} if name in self.made else None)
 
 
 def workflow(world: World, rows: Memory) -> Workflow:

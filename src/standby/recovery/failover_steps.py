@@ -30,6 +30,9 @@ CREATE: Final = "Create test virtual machine"
 PREPARE: Final = "Preparing the virtual machine"
 START: Final = "Start the virtual machine"
 
+SERVE: Final = "serve"
+"""The step that starts the servers."""
+
 MACHINE: Final = "machine"
 """The machine's own run directory, within the test's."""
 
@@ -83,7 +86,7 @@ class Work:
             Step("check", CHECK, self._check, nothing, _never),
             Step("hold", CREATE, self._hold, self._release, self._held),
             Step("boot files", CREATE, self._fetch, self._drop_boot_files, self._fetched),
-            Step("serve", PREPARE, self._serve, self._stop, self._served),
+            Step(SERVE, PREPARE, self._serve, self._stop, self._served),
             Step("overlays", PREPARE, self._overlay, self._drop_overlays, self._overlaid),
             Step("start", START, self._start, self._discard, self._started),
             Step("boot", START, self._wait, nothing, _never),
@@ -110,9 +113,9 @@ class Work:
         with contextlib.suppress(InvalidRequest):
             drop_hold(self._place(), self._order.hold)
 
-    def _held(self) -> bool:
+    def _held(self) -> Facts | None:
         head, _ = read_head(self._place())
-        return any(hold.id == self._order.hold for hold in head.holds)
+        return {"held": 1} if any(hold.id == self._order.hold for hold in head.holds) else None
 
     def _fetch(self) -> None:
         self._boot.mkdir(exist_ok=True)
@@ -120,8 +123,8 @@ class Work:
             boot.fetch(self._place(), file, self._boot / file.role)
             _FETCHED.reach()
 
-    def _fetched(self) -> bool:
-        return all(_matches(self._boot / file.role, file) for file in self._order.machine.boot_files)
+    def _fetched(self) -> Facts | None:
+        return _if(all(_matches(self._boot / file.role, file) for file in self._order.machine.boot_files))
 
     def _drop_boot_files(self) -> None:
         _remove(self._boot)
@@ -132,8 +135,8 @@ class Work:
     def _stop(self) -> None:
         serving.stop(self._order.sources(self._run))
 
-    def _served(self) -> bool:
-        return not serving.dead(self._order.sources(self._run))
+    def _served(self) -> Facts | None:
+        return _if(not serving.dead(self._order.sources(self._run)))
 
     def _overlay(self) -> None:
         for (fresh, image), disk, source in zip(
@@ -143,8 +146,8 @@ class Work:
             _OVERLAID.reach()
             fresh.rename(image.path)
 
-    def _overlaid(self) -> bool:
-        return all(image.path.exists() for _, image in self._overlays())
+    def _overlaid(self) -> Facts | None:
+        return _if(all(image.path.exists() for _, image in self._overlays()))
 
     def _drop_overlays(self) -> None:
         for fresh, image in self._overlays():
@@ -171,11 +174,11 @@ class Work:
         )
         return {"first_instruction": self.clock.now().timestamp() - self._order.asked}
 
-    def _started(self) -> bool:
+    def _started(self) -> Facts | None:
         try:
-            return self._host.find(self._machine).state() is MachineState.RUNNING
+            return _if(self._host.find(self._machine).state() is MachineState.RUNNING)
         except MachineNotFound:
-            return False
+            return None
 
     def _discard(self) -> None:
         with contextlib.suppress(MachineNotFound):
@@ -193,8 +196,13 @@ class Work:
         return Place(open_store(self._order.store), self._order.replica)
 
 
-def _never() -> bool:
-    return False
+def _never() -> Facts | None:
+    return None
+
+
+def _if(so: bool) -> Facts | None:
+    """What `Step.done` answers when there is nothing to measure."""
+    return {} if so else None
 
 
 def _matches(path: Path, file: BootFile) -> bool:

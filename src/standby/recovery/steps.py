@@ -83,14 +83,15 @@ def nothing() -> None:
 class Step(NamedTuple):
     """do:   make it so. Begins from nothing: what an interrupted run left was undone before.
     undo: take back all that `do` made, or the part of it that is there; also twice.
-    done: whether the world is as `do` leaves it. Asked of a step that an earlier process began.
+    done: None unless the world is as `do` leaves it, then the facts that can still be told. Asked of a step
+          that an earlier process began.
     """
 
     name: str
     task: str
     do: Callable[[], Facts | None]
     undo: Callable[[], None]
-    done: Callable[[], bool]
+    done: Callable[[], Facts | None]
 
 
 class Verb(StrEnum):
@@ -148,11 +149,12 @@ class Workflow:
             if action.verb is Verb.DO:
                 self._do(action.step, told)
                 confirmed += 1
-            elif step.done():
-                self._note(action.step, told, state=State.DONE, error="")
+            elif (facts := step.done()) is not None:
+                known = self.journal.rows[action.step].facts
+                self._note(action.step, told, state=State.DONE, error="", facts={**known, **facts})
                 confirmed += 1
             else:
-                step.undo()
+                self._attempt(action.step, told, step.undo)
                 self._note(action.step, None, state=State.PENDING, facts={})
         return self.journal
 
