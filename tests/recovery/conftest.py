@@ -1,43 +1,56 @@
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from standby.objects.directory import DirectoryStore
-from standby.replica.format import BLOCK, PAGE
-from standby.replica.writer import attach, create
+from standby.replica.documents import Head
+from standby.replica.format import BLOCK, HEADER_SIZE
+from standby.replica.journal import Place, ReplicaLog, read_head
+from standby.replica.writer import Writer, attach, create
 from tests.support.replicas import REPLICA, FixedClock, ModelDisk, commit_point, new_id
 
-SIZE = 40 * BLOCK + 3 * PAGE
+NAME = "web"
+
+
+class Replica:
+    """A replica in a directory store, whose disks' true content is known."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "store"
+        self.spool = folder / "spool"
+        self.spool.mkdir()
+        self.store = DirectoryStore(self.root, create=True)
+        create(self.store, NAME, replica=REPLICA, origin="host-a", clock=FixedClock())
+        self.writer: Writer = attach(
+            self.store, NAME, owner="agent@host-a", clock=FixedClock(), new_id=new_id
+        )
+
+    @property
+    def head(self) -> Head:
+        return read_head(Place(self.store, NAME))[0]
+
+    def log(self) -> ReplicaLog:
+        return ReplicaLog.read(self.store, NAME)
+
+    def commit(self, *disks: ModelDisk) -> int:
+        """The point's number."""
+        return commit_point(self.writer, list(disks), self.spool).seq
+
+    def damage(self, disk: str, into: int = 3 * BLOCK + 100) -> None:
+        """Change one byte of the first frame of the newest log of a disk, `into` bytes behind its begin."""
+        state = self.log().point().disk(disk)
+        assert state
+        path = self.root / NAME / state.logs[-1].name
+        path.chmod(0o600)
+        with path.open("r+b") as file:
+            file.seek(HEADER_SIZE + into)
+            byte = file.read(1)[0]
+            file.seek(HEADER_SIZE + into)
+            file.write(bytes([byte ^ 0xFF]))
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> DirectoryStore:
-    return DirectoryStore(tmp_path / "store", create=True)
-
-
-@pytest.fixture
-def disk(store, tmp_path) -> ModelDisk:
-    """Replica `web` with three points of one disk, `vda`."""
-    create(store, "web", replica=REPLICA, origin="host-a", clock=FixedClock())
-    writer = attach(store, "web", owner="agent", clock=FixedClock(), new_id=new_id)
-    rng = random.Random(3)
-    disk = ModelDisk("vda", SIZE)
-    spool = tmp_path / "spool"
-    spool.mkdir()
-    for _ in range(3):
-        for _ in range(5):
-            disk.write(rng.randrange(SIZE - BLOCK), rng.randbytes(rng.choice([512, PAGE, BLOCK])))
-        commit_point(writer, [disk], spool)
-    return disk
-
-
-def damage(store: DirectoryStore, root: Path) -> None:
-    """Flip a bit in a frame of the newest log."""
-    name = [entry.name for entry in store.list("web/logs/")][-1]
-    path = root / "store" / name
-    data = bytearray(path.read_bytes())
-    data[128 + 1000] ^= 1
-    path.write_bytes(data)
+def replica(tmp_path: Path) -> Replica:
+    return Replica(tmp_path)

@@ -15,7 +15,7 @@ from standby.objects.base import StoreRefused
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
 from standby.replica.writer import attach
-from standby.replication.books import Books
+from standby.replication.books import Books, BooksUnwritable
 from standby.replication.decide import TargetAction
 from standby.replication.enable import NotReady
 from standby.replication.source import HashesUnknown
@@ -304,3 +304,18 @@ def test_a_flipped_bit_in_the_head_stops_the_attach_with_its_name(rig, tmp_path)
     rig.target.let_go()
     with pytest.raises(Damaged, match=r"vm/replica\.json: it cannot be read"):
         rig.engine.target_step()
+
+
+def test_an_entry_that_was_committed_and_could_not_be_noted_is_not_committed_twice(rig, daemon, monkeypatch):
+    fill(daemon, 2, 3)
+    rig.source.cycle()
+    (entry,) = rig.books.queue(rig.id)
+    monkeypatch.setattr(rig.books, "shipped", lambda *_: (_ for _ in ()).throw(BooksUnwritable("no space")))
+    rig.engine.target_step()
+    monkeypatch.undo()
+    assert "no space" in rig.books.get(rig.id).error
+    rig.clock.advance(minutes=1)
+    rig.until(lambda: not rig.books.queue(rig.id))
+    records = ReplicaLog.read(rig.store, "vm").records
+    assert [record.nonce for record in records].count(entry.nonce) == 1
+    assert rig.images() == on_disk(daemon)

@@ -165,6 +165,7 @@ views = st.builds(
     tracked=st.booleans(),
     attached=st.booleans(),
     unknown=st.booleans(),
+    unlearned=st.booleans(),
     scanning=st.booleans(),
     queued=st.integers(0, 5),
     queued_scans=st.integers(0, 2),
@@ -185,6 +186,7 @@ def test_nothing_is_read_without_tracking_or_hashes_and_nothing_is_shipped_unown
         assert view.attached
         assert view.queued
         assert not view.unknown
+        assert not view.unlearned
     if view.state in (State.PAUSED, State.FENCED, State.SEALED, State.NEW):
         assert (source, target) == (SourceAction.WAIT, TargetAction.WAIT)
 

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from standby import failpoints
+from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.replica.journal import ReplicaLog
 from standby.replication.states import State
 from tests.hypervisor import processes
@@ -160,3 +161,55 @@ def test_a_kill_while_a_loss_is_noted_does_not_hide_it(tmp_path, protected, step
     rig.until(lambda: rig.state is State.PROTECTED and State.RESYNCHRONIZING in rig.seen.states)
     assert rig.images() == on_disk(daemons[-1])
     assert sent(rig.seen.records[1:]) < SIZE
+
+
+def test_what_is_queued_is_learned_before_it_is_shipped_even_without_the_machine(tmp_path, protected):
+    """A block that goes back to what it was before a queued point must not pass for unchanged."""
+    daemons, rig = protected
+    with rig.books._write() as db:
+        # Beside the disks: finding that place asks the machine.
+        db.execute("UPDATE relationship SET spool = ''")
+    before = on_disk(daemons[-1])
+    fill(daemons[-1], 8, 5)
+    failpoints.arm("cycle.entered=raise")
+    try:
+        with pytest.raises(failpoints.FailpointHit):
+            rig.source.cycle()
+    finally:
+        failpoints.arm("")
+    rig.engine.close()
+    machine = rig.hypervisor
+    rig.hypervisor = QemuHypervisor({"vm": QemuMachine(qmp=tmp_path / "gone")})
+    rig.enable()
+    rig.until(lambda: not rig.books.queue(rig.id))
+    rig.engine.close()
+    rig.hypervisor = machine
+    rig.enable()
+    for name, content in before.items():
+        disk = processes.NbdDisk(daemons[-1].nbd, name, connections=1)
+        disk.write(0, memoryview(content))
+        disk.close()
+    rig.until(lambda: rig.source.ready)
+    rig.point()
+    assert rig.images() == on_disk(daemons[-1]) == before
+
+
+def test_a_disk_that_grew_is_compared_and_older_points_keep_their_size(tmp_path, protected):
+    daemons, rig = protected
+    old = ReplicaLog.read(rig.store, "vm").point()
+    daemons[-1].stop()
+    with (tmp_path / "raw.img").open("r+b") as raw:
+        raw.truncate(SIZE + 5 * PAGE)
+        raw.seek(SIZE + PAGE)
+        raw.write(b"grown")
+    daemons.append(Daemon(tmp_path, DISKS))
+    rig.hypervisor = daemons[-1].hypervisor()
+    rig.engine.close()
+    rig.enable()
+    rig.seen.states.clear()
+    rig.until(lambda: rig.state is State.PROTECTED and State.RESYNCHRONIZING in rig.seen.states)
+    assert rig.images() == on_disk(daemons[-1])
+    assert len(rig.images()["raw"]) == SIZE + 5 * PAGE
+    assert len(rig.images(old.seq)["raw"]) == SIZE
+    rig.point()
+    assert "resized" not in str(rig.seen.errors)

@@ -35,12 +35,15 @@ def copy(
     *,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
+    new: bool = False,
 ) -> CopyResult:
     """Make `target` read as `source`, zeros beyond its end, and durable; sparse where the target can be.
 
     What the source says is zero is not read. progress: called, by any worker, with the bytes just dealt
     with; they add up to the source's size. The first error of a worker stops all and is raised; the target
     is then worthless. InvalidRequest if the target is smaller than the source.
+    new: the target was just created and reads as zeros, though it may not tell: QEMU knows no holes in VHDX, and
+    writes all of it when told to make it zero.
     """
     if target.size < source.size:
         raise InvalidRequest(
@@ -48,7 +51,7 @@ def copy(
             hint="create it as large as the source",
         )
     # A new image has nothing to make zero; on an old one every zero must be written.
-    blank = all(span.zero for span in target.spans(Extent(0, target.size)))
+    blank = new or all(span.zero for span in target.spans(Extent(0, target.size)))
     if not blank and target.size > source.size:
         target.zero(Extent(source.size, target.size - source.size))
     run = _Run(source, target, blank, progress)

@@ -29,6 +29,8 @@ from standby.replica.journal import ReplicaLog, hold
 
 PARTIAL: Final = ".partial"
 CHUNK: Final = 4 << 20
+VHD_LIMIT: Final = 2040 << 30
+"""Bytes. What Hyper-V attaches, and QEMU's VHD_MAX_SECTORS less a rounding."""
 
 _CREATED = failpoints.declare("export.created")
 _COPIED = failpoints.declare("export.copied")
@@ -76,16 +78,28 @@ def export(
     Raises ExportTaken, Damaged (naming log and block), ExportDiffers, and what the target's storage raises.
     """
     with hold(log.place, record.seq, f"export on {os.uname().nodename}") as held:
-        image = log.image(record.seq, disk)
+        # Read again: before the hold a merge may have moved the floor.
+        image = ReplicaLog.read(log.place.store, log.place.name, upto=record.seq).image(record.seq, disk)
+        _refuse_too_large(format, image.size, path)
         _refuse_false_zeros(image)
         with _target(path, format, image.size, overwrite) as target:
             with opened(target, format, image.size, writable=True) as writable:
-                result = copy(image, writable, workers=workers, progress=progress)
+                new = target != path
+                result = copy(image, writable, workers=workers, progress=progress, new=new)
             _COPIED.reach()
             if verify:
                 with opened(target, format, image.size, writable=False) as written:
                     _compare(image, written, target, workers, progress)
     return Exported(path, image.size, result.written, held)
+
+
+def _refuse_too_large(format: Format, size: int, path: Path) -> None:
+    if format in (Format.VHD_FIXED, Format.VHD_DYNAMIC) and size > VHD_LIMIT:
+        raise InvalidRequest(
+            f"the disk has {size} bytes, a VHD at most {VHD_LIMIT}",
+            subject=str(path),
+            hint="export as VHDX",
+        )
 
 
 def _is_device(path: Path) -> bool:
@@ -126,9 +140,9 @@ def _target(path: Path, format: Format, size: int, overwrite: bool) -> Iterator[
         raise InvalidRequest(
             "there is no such directory", subject=str(path.parent), hint="create it, or choose another name"
         )
-    images.create(partial, format, size)
-    _CREATED.reach()
     try:
+        images.create(partial, format, size)
+        _CREATED.reach()
         yield partial
         _sync(partial)
         if path.exists() and not overwrite:

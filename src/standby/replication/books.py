@@ -286,6 +286,12 @@ class Books:
                 [(reason, relationship, disk) for disk, reason in reasons.items()],
             )
 
+    def set_size(self, relationship: str, disk: str, size: int) -> None:
+        with self._write() as db:
+            db.execute(
+                "UPDATE disk SET size = ? WHERE relationship = ? AND id = ?", (size, relationship, disk)
+            )
+
     def set_scanned(self, relationship: str, disk: str, scanned: int) -> None:
         with self._write() as db:
             db.execute(

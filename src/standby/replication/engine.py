@@ -117,6 +117,10 @@ class Engine:
             tracked=self._source.ready,
             attached=self._target.attached,
             unknown=any(disk.learned == UNKNOWN for disk in relationship.disks),
+            unlearned=any(
+                disk.logs and queue[0].ordinal > relationship.disk(disk.id).learned
+                for disk in (queue[0].disks if queue else ())
+            ),
             scanning=any(disk.scan and disk.scanned < disk.size for disk in relationship.disks),
             queued=len(queue),
             queued_scans=sum(entry.kind == "scan" for entry in queue),

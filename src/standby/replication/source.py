@@ -5,7 +5,7 @@ The rules are C1 to C7 of docs/protocol.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,7 +16,7 @@ from standby import failpoints
 from standby.block.extent import Extent
 from standby.clock import Clock
 from standby.errors import Bug, Recoverable
-from standby.hypervisor.base import Consistency, Hypervisor, Tracking, TrackingLost
+from standby.hypervisor.base import Consistency, Hypervisor, Lost, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.log import SealedLog, open_local
@@ -106,8 +106,9 @@ class Source:
         """
         self.let_go()
         relationship = self._books.get(self._id)
-        self._spool.remove_orphans(relationship)
+        # Needs no machine, and comes before anything is shipped: what is shipped cannot be learned any more.
         self._catch_up(relationship)
+        self._spool.remove_orphans(relationship)
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
             stack.callback(tracking.close)
@@ -115,6 +116,7 @@ class Source:
             _RECOVERED.reach()
             lost = {disk: reason.value for disk, reason in found.items() if reason is not None}
             if lost:
+                self._note_sizes({disk for disk, reason in found.items() if reason is Lost.RESIZED})
                 self._books.require_scan(self._id, lost)
                 number = relationship.active + 1
                 tracking.begin(number, sorted(lost))
@@ -362,6 +364,12 @@ class Source:
             tried="nothing was read or sent",
             hint="it is learned from the store as soon as that can be reached",
         )
+
+    def _note_sizes(self, resized: Collection[str]) -> None:
+        """From here on points have the disks' new sizes; older points keep theirs."""
+        for disk in self._describe().disks:
+            if disk.id in resized:
+                self._books.set_size(self._id, disk.id, disk.size)
 
     def _refuse_unscanned(self, relationship: Relationship) -> None:
         for disk in relationship.disks:
