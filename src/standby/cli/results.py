@@ -228,3 +228,4 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
     subject: str = ""
     cause: str = ""
     hint: str = ""
+    retry_at: str = ""

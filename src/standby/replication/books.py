@@ -6,7 +6,6 @@ second agent away.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
@@ -22,11 +22,14 @@ from standby.errors import InvalidRequest, Recoverable
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.log import SealedLog
+from standby.replication import holder
 from standby.replication.policy import Policy
 from standby.replication.states import State, Status
 
 UNKNOWN: Final = -1
 """`learned` of a disk whose known hashes must be filled from the store."""
+
+_FILE: Final = "agent.sqlite"
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS relationship (
@@ -156,27 +159,35 @@ class Books:
         """
         self.scratch = folder / "scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock_file)
-            raise InvalidRequest(
-                "another agent is running on these books",
-                subject=str(folder),
-                hint="stop it first, or give this one a state directory of its own",
-            ) from None
+        self._lock_file = holder.take(folder)
         self.folder = folder
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(folder / "agent.sqlite", isolation_level=None, check_same_thread=False)
-        self._db.row_factory = sqlite3.Row
+        self._db = _connect(f"file:{quote(str(folder / _FILE))}")
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(_SCHEMA)
 
+    @classmethod
+    def reading(cls, folder: Path) -> Books:
+        """The books as they are now, also while an agent writes them. Raises InvalidRequest if none are there."""
+        if not (folder / _FILE).exists():
+            raise InvalidRequest(
+                "there are no books of an agent",
+                subject=str(folder),
+                hint="name its state directory with --state; `standby vm protect` makes one",
+            )
+        books = cls.__new__(cls)
+        books.folder = folder
+        books.scratch = folder / "scratch"
+        books._lock_file = -1
+        books._lock = threading.RLock()
+        books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
+        return books
+
     def close(self) -> None:
         self._db.close()
-        os.close(self._lock_file)
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
 
     def add(self, relationship: Relationship) -> None:
         """Enter a new relationship with its disks. Raises InvalidRequest if the machine has one."""
@@ -237,6 +248,11 @@ class Books:
                 "UPDATE relationship SET state = ?, before_pause = ? WHERE id = ?",
                 (status.state, status.before_pause, relationship),
             )
+
+    def set_policy(self, relationship: str, policy: Policy) -> None:
+        with self._write() as db:
+            body = msgspec.json.encode(policy).decode()
+            db.execute("UPDATE relationship SET policy = ? WHERE id = ?", (body, relationship))
 
     def set_active(self, relationship: str, active: int) -> None:
         with self._write() as db:
@@ -342,3 +358,9 @@ class Books:
                     subject=str(self.folder),
                     hint="make room on this volume",
                 ) from error
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    db.row_factory = sqlite3.Row
+    return db

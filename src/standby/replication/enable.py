@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import uuid4
@@ -94,15 +94,23 @@ def prerequisites(
 
 
 def enable(
-    request: Request, books: Books, hypervisor: Hypervisor, store: ObjectStore, origin: str, clock: Clock
+    request: Request,
+    books: Books,
+    hypervisor: Hypervisor,
+    store: ObjectStore,
+    origin: str,
+    clock: Clock,
+    checked: Callable[[Sequence[Finding]], None] = lambda _: None,
 ) -> Relationship:
     """Enable protection; the engine does the rest. Interrupted anywhere, it is called again and goes on.
 
+    checked: told the findings of the prerequisites check, also where they stand against nothing.
     Raises NotReady with every finding; InvalidRequest if the machine or the replica's name is taken.
     """
     relationship = _interrupted(books, request)
     if relationship is None:
         findings = prerequisites(request, hypervisor, store, books.scratch)
+        checked(findings)
         if any(finding.blocks for finding in findings):
             raise NotReady(request.machine, findings)
         _CHECKED.reach()
