@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 from standby.block.nbd import NbdDisk
+from standby.errors import StandbyError
+from standby.hypervisor.base import MachineUnreachable
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.hypervisor.qmp import Qmp
 from standby.hypervisor.scratch import CutLimits
@@ -51,8 +53,10 @@ class Process:
 
     def _connect(self):
         assert self.process.poll() is None, "QEMU did not start"
-        with contextlib.suppress(Exception):
+        try:
             return Qmp("test", self.own)
+        except MachineUnreachable:
+            return None
 
     def stop(self, how=signal.SIGTERM):
         self.control.close()
@@ -150,7 +154,7 @@ class Writer:
                 self.write(self._random.choice(self._names), self._random.randrange(SIZE // PAGE))
                 if self._pause:
                     self._stop.wait(self._pause)
-        except Exception as error:
+        except StandbyError as error:
             self.error = error
 
     def write(self, name, page):

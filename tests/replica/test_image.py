@@ -101,3 +101,16 @@ def test_a_changed_page_is_named_by_log_and_block(tmp_path, monkeypatch):
     image = Image([open_local(tmp_path / "0.hrl"), lying], SIZE)
     with pytest.raises(Damaged, match=r"1\.hrl: block 2 \(byte 131072\) is not what was written"):
         read_whole(image.read, SIZE)
+
+
+def test_a_block_that_is_told_to_be_zeros_but_is_not_is_found(tmp_path):
+    disk = ModelDisk("vda", SIZE)
+    disk.write(0, b"x" * BLOCK)
+    disk.write(BLOCK, bytes(BLOCK))
+    log = open_local(disk.log(tmp_path / "a.hrl").path)
+    assert Image([log], SIZE).wrong_zero_blocks(0, 6) == []
+    lying = open_local(tmp_path / "a.hrl")
+    rows = lying.all_rows().copy()
+    rows["zero"][0] = rows["present"][0]
+    lying.chunk = lambda number: rows
+    assert Image([lying], SIZE).wrong_zero_blocks(0, 6) == [(0, str(tmp_path / "a.hrl"))]

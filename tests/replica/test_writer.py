@@ -69,6 +69,12 @@ def test_creating_twice_goes_on_and_another_replica_is_refused(store, writer):
         create(store, "web", replica=REPLICA.__class__(int=7), origin="x", clock=FixedClock())
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "..", "ä", "x" * 65])
+def test_a_name_that_cannot_be_a_replica_s_is_refused(store, name):
+    with pytest.raises(InvalidRequest, match="a replica's name is"):
+        create(store, name, replica=REPLICA, origin="host-a", clock=FixedClock())
+
+
 def test_t2_a_lower_epoch_is_fenced(store, writer):
     with pytest.raises(Fenced, match="epoch 1, this writer has 1"):
         attach_again(store, epoch=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ulid import ULID
@@ -19,6 +20,22 @@ from standby.replication.source import Source
 from standby.replication.states import State
 from standby.replication.target import Target
 from tests.hypervisor.processes import contents
+
+
+class SettableClock:
+    """A wall clock that a test moves; durations come from the same time."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def advance(self, **by: float) -> None:
+        self.time += timedelta(**by)
 
 
 class Recorder:
@@ -52,12 +69,13 @@ class Rig:
     ) -> None:
         self.folder = folder
         self.hypervisor = hypervisor
-        self.store = store or DirectoryStore(folder / "store", create=not (folder / "store").exists())
+        self.store = store or DirectoryStore(folder / "store", create=True)
         self.spool = folder / "spool"
         self.spool.mkdir(exist_ok=True)
         self.clock = SystemClock()
         self.seen = Recorder()
         self.books = Books(folder / name)
+        self.engine: Engine | None = None
 
     def enable(self, **request) -> None:
         """Enable protection unless it is, and make the engine."""
@@ -109,5 +127,6 @@ class Rig:
         return {disk.id: contents(log.image(record.seq, disk.id)) for disk in record.disks}
 
     def close(self) -> None:
-        self.engine.close()
+        if self.engine:
+            self.engine.close()
         self.books.close()

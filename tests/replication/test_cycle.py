@@ -6,9 +6,10 @@ import pytest
 
 from standby.replica.journal import ReplicaLog
 from standby.replica.verify import verify_logs, verify_point
+from standby.replication.policy import Policy
 from standby.replication.states import State
-from tests.hypervisor.processes import Daemon, Writer, assert_one_instant, contents
-from tests.replication.rig import Rig
+from tests.hypervisor.processes import Daemon, StandInAgent, Writer, assert_one_instant
+from tests.replication.rig import Rig, SettableClock
 
 pytestmark = pytest.mark.slow
 
@@ -45,3 +46,22 @@ def test_points_of_a_written_machine_are_each_one_instant(rig, daemon):
     assert rig.seen.states == [State.FINALIZING, State.PROTECTED]
     assert list(rig.spool.iterdir()) == []
     assert daemon.leftovers() == []
+
+
+def test_application_consistent_points_come_every_so_many_hours(tmp_path, daemon):
+    agent = StandInAgent(tmp_path / "guest-agent")
+    clock = SettableClock()
+    rig = Rig(tmp_path, daemon.hypervisor(agent.path, clock=clock))
+    rig.clock = clock
+    rig.protect()
+    rig.books.set_policy(rig.id, Policy(frequency=900, application_consistent_hours=1))
+    rig.seen.records.clear()
+    for _ in range(9):
+        clock.advance(minutes=15)
+        rig.drain()
+    kinds = [record.consistency.split("-")[0] for record in rig.seen.records]
+    assert kinds == ["application", *["crash"] * 3] * 2 + ["application"]
+    assert agent.history.count("guest-fsfreeze-freeze") == 3
+    assert not agent.frozen
+    rig.close()
+    agent.close()

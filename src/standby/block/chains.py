@@ -175,7 +175,7 @@ def _unsupported(path: Path, why: str) -> ChainProblem:
 
 
 def _find(child: Path, names: Sequence[str]) -> Path:
-    """The parent's file; as Windows' paths mean nothing here, each name is looked for beside the child too."""
+    """The parent's file. Windows' paths mean nothing here: each name is looked for beside the child too."""
     candidates = []
     for name in names:
         portable = Path(unquote(name) if name.startswith("file:") else name.replace("\\", "/"))

@@ -53,15 +53,13 @@ def connect(path: Path, export: str, contexts: Sequence[str], patience: float) -
         handle.add_meta_context(context)
     try:
         handle.aio_connect_socket(endpoint.detach())
-        poll = select.poll()
         while not handle.aio_is_ready():
             if handle.aio_is_dead() or handle.aio_is_closed():
                 raise DiskUnreachable("the server hung up during the handshake", subject=subject)
-            if not _wait(poll, [handle], patience):
+            if not _move([handle], patience):
                 raise _silent(subject, patience, "the handshake")
-            _advance(handle)
     except nbd.Error as error:
-        if "no export" in error.string or "opt_go" in error.string:
+        if "has no export" in error.string:
             raise InvalidRequest(
                 f"the server has no export {export!r}",
                 subject=subject,
@@ -80,12 +78,15 @@ class Connections:
         self.subject = _name(path, export)
         self._patience = patience
         self._depth = depth
-        first = connect(path, export, contexts, patience)
-        self._handles = [first]
-        # Without this promise a flush covers only the writes of its own connection.
-        if first.can_multi_conn():
-            self._handles += [connect(path, export, contexts, patience) for _ in range(count - 1)]
         self._lost = ""
+        self._handles = [connect(path, export, contexts, patience)]
+        # Without this promise a flush covers only the writes of its own connection.
+        if self._handles[0].can_multi_conn():
+            try:
+                self._handles += [connect(path, export, contexts, patience) for _ in range(count - 1)]
+            except BaseException:
+                self.drop("not all connections could be made")
+                raise
 
     @property
     def first(self) -> nbd.NBD:
@@ -138,7 +139,6 @@ class Connections:
 
     def _pump(self, verb: str, issue: Issue, jobs: Iterable[tuple[int, Any]]) -> DiskFailed | None:
         queue = iter(jobs)
-        poll = select.poll()
         flying: list[dict[int, tuple[int, Any]]] = [{} for _ in self._handles]
         failure: DiskFailed | None = None
         exhausted = False
@@ -155,12 +155,9 @@ class Connections:
                     busy.append(handle)
             if not busy:
                 return failure
-            if not _wait(poll, busy, self._patience):
+            if not _move(busy, self._patience):
                 raise _silent(self.subject, self._patience, f"a {verb}")
             for handle, mine in zip(self._handles, flying, strict=True):
-                if not mine:
-                    continue
-                _advance(handle)
                 while mine and (cookie := handle.aio_peek_command_completed()):
                     job = mine.pop(cookie)
                     try:
@@ -196,27 +193,24 @@ def _silent(subject: str, patience: float, what: str) -> DiskUnreachable:
     )
 
 
-def _wait(poll: select.poll, handles: Sequence[nbd.NBD], patience: float) -> bool:
-    """Whether one of the handles can move; False when the time is over."""
-    known = set()
+def _move(handles: Sequence[nbd.NBD], patience: float) -> bool:
+    """Wait until a socket is ready, and let those that are go as far as they can; False when time is over."""
+    poll = select.poll()
+    by_descriptor = {}
     for handle in handles:
         direction = handle.aio_get_direction()
         events = select.POLLIN if direction & nbd.AIO_DIRECTION_READ else 0
         if direction & nbd.AIO_DIRECTION_WRITE:
             events |= select.POLLOUT
         descriptor = handle.aio_get_fd()
-        known.add(descriptor)
+        by_descriptor[descriptor] = handle
         poll.register(descriptor, events)
-    moved = bool(poll.poll(patience * 1000))
-    for descriptor in known:
-        poll.unregister(descriptor)
-    return moved
-
-
-def _advance(handle: nbd.NBD) -> None:
-    """Let the handle read or write as far as the socket goes without waiting."""
-    direction = handle.aio_get_direction()
-    if direction & nbd.AIO_DIRECTION_READ:
-        handle.aio_notify_read()
-    elif direction & nbd.AIO_DIRECTION_WRITE:
-        handle.aio_notify_write()
+    ready = poll.poll(patience * 1000)
+    for descriptor, events in ready:
+        handle = by_descriptor[descriptor]
+        # Reading first, as libnbd's manual wants it; what it read may have ended the wish to write.
+        if events & ~select.POLLOUT and handle.aio_get_direction() & nbd.AIO_DIRECTION_READ:
+            handle.aio_notify_read()
+        elif events & ~select.POLLIN and handle.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
+            handle.aio_notify_write()
+    return bool(ready)

@@ -11,11 +11,11 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from standby.block.disk import Disk, WritableDisk
-from standby.block.extent import Extent, Span, pieces
+from standby.block.extent import Extent, Span, pieces, total
 from standby.errors import InvalidRequest
 
 CHUNK = 4 << 20
-"""Bytes that a worker reads at once."""
+"""Bytes that a worker reads at once, and keeps in memory."""
 
 GRAIN = 64 << 10
 """Zeros shorter than this are written as data: smaller holes cost the target more than they save."""
@@ -35,12 +35,15 @@ def copy(
     *,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
+    new: bool = False,
 ) -> CopyResult:
     """Make `target` read as `source`, zeros beyond its end, and durable; sparse where the target can be.
 
     What the source says is zero is not read. progress: called, by any worker, with the bytes just dealt
     with; they add up to the source's size. The first error of a worker stops all and is raised; the target
     is then worthless. InvalidRequest if the target is smaller than the source.
+    new: the target was just created and reads as zeros, though it may not tell: QEMU knows no holes in VHDX, and
+    writes all of it when told to make it zero.
     """
     if target.size < source.size:
         raise InvalidRequest(
@@ -48,7 +51,7 @@ def copy(
             hint="create it as large as the source",
         )
     # A new image has nothing to make zero; on an old one every zero must be written.
-    blank = all(span.zero for span in target.spans(Extent(0, target.size)))
+    blank = new or all(span.zero for span in target.spans(Extent(0, target.size)))
     if not blank and target.size > source.size:
         target.zero(Extent(source.size, target.size - source.size))
     run = _Run(source, target, blank, progress)
@@ -64,6 +67,13 @@ def copy(
     return CopyResult(*map(sum, zip(*parts, strict=True)))
 
 
+class _Job(NamedTuple):
+    """What a worker does at a time: however the disk is fragmented, one `read_all` of a whole chunk."""
+
+    zeros: list[Extent]
+    data: list[Extent]
+
+
 class _Run:
     """What the workers of one copy share."""
 
@@ -75,7 +85,7 @@ class _Run:
         self._target = target
         self._blank = blank
         self._progress = progress
-        self._spans = _chunks(source)
+        self._jobs = _jobs(source)
         # Guards the two handles, of which the workers use only spans and clone.
         self._shared = threading.Lock()
 
@@ -93,29 +103,29 @@ class _Run:
     def _work(self, source: Disk, target: WritableDisk) -> CopyResult:
         read = written = zeroed = 0
         buffer = memoryview(bytearray(CHUNK))
-        while (span := self._take()) is not None:
-            extent = Extent(span.offset, span.length)
-            if span.zero:
+        while (job := self._take()) is not None:
+            packed = buffer[: total(job.data)]
+            source.read_all(job.data, packed)
+            read += len(packed)
+            for extent in job.zeros:
                 zeroed += self._zero(target, extent)
-            else:
-                view = buffer[: span.length]
-                source.read(span.offset, view)
-                read += span.length
+            for extent in job.data:
+                view, packed = packed[: extent.length], packed[extent.length :]
                 for part in _runs(extent, view):
                     if part.zero:
                         zeroed += self._zero(target, Extent(part.offset, part.length))
                     else:
-                        start = part.offset - span.offset
+                        start = part.offset - extent.offset
                         target.write(part.offset, view[start : start + part.length])
                         written += part.length
             if self._progress:
-                self._progress(span.length)
+                self._progress(total(job.zeros) + total(job.data))
         target.flush()
         return CopyResult(read, written, zeroed)
 
-    def _take(self) -> Span | None:
+    def _take(self) -> _Job | None:
         with self._shared:
-            return None if self.stop.is_set() else next(self._spans, None)
+            return None if self.stop.is_set() else next(self._jobs, None)
 
     def _zero(self, target: WritableDisk, extent: Extent) -> int:
         if not self._blank:
@@ -123,14 +133,33 @@ class _Run:
         return extent.length
 
 
-def _chunks(source: Disk) -> Iterator[Span]:
-    """The whole disk: zeros as they come, the rest in pieces of at most a chunk. Used under a lock."""
+def _jobs(source: Disk) -> Iterator[_Job]:
+    """The whole disk, in order. Used under a lock."""
+    zeros: list[Extent] = []
+    data: list[Extent] = []
+    room = CHUNK
     for span in source.spans(Extent(0, source.size)):
         if span.zero:
-            yield span
-        else:
-            for piece in pieces([Extent(span.offset, span.length)], CHUNK):
-                yield Span(piece.offset, piece.length, False)
+            _append(zeros, Extent(span.offset, span.length))
+            continue
+        offset, left = span.offset, span.length
+        while left:
+            step = min(left, room)
+            _append(data, Extent(offset, step))
+            offset, left, room = offset + step, left - step, room - step
+            if not room:
+                yield _Job(zeros, data)
+                zeros, data, room = [], [], CHUNK
+    if zeros or data:
+        yield _Job(zeros, data)
+
+
+def _append(extents: list[Extent], extent: Extent) -> None:
+    """Add at the end, joined with the last if it continues that."""
+    if extents and extents[-1].end == extent.offset:
+        last = extents.pop()
+        extent = Extent(last.offset, last.length + extent.length)
+    extents.append(extent)
 
 
 def _runs(extent: Extent, view: memoryview) -> Iterator[Span]:

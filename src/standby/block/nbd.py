@@ -26,7 +26,7 @@ class NbdDisk:
     """A `WritableDisk` behind `export` on the Unix socket `socket`.
 
     connections: as many as this, if the server says that they see one another's writes (else one).
-    depth:       requests in flight on each.
+    depth:       requests in flight on each. 4x8 beat 1x32 always, 2x16 only on an idle machine.
     bitmap:      name of QEMU's dirty bitmap that `dirty` reads.
     patience:    seconds without any movement on the connection until a wait is given up.
 
@@ -39,8 +39,8 @@ class NbdDisk:
         socket: Path,
         export: str,
         *,
-        connections: int = 2,
-        depth: int = 16,
+        connections: int = 4,
+        depth: int = 8,
         bitmap: str | None = None,
         patience: float = 30.0,
     ) -> None:

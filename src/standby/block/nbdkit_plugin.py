@@ -5,6 +5,7 @@ Runs in nbdkit's process under the system's Python. Callback names are nbdkit's.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib
 import os
@@ -23,6 +24,8 @@ from standby.block.serve import Order, Report
 from standby.errors import InvalidRequest
 
 API_VERSION = 2
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 LINGER = 2.0
 """Seconds that requests get to finish once the process that we are tied to is gone."""
@@ -87,6 +90,9 @@ def thread_model() -> int:
 
 def after_fork() -> None:
     """The socket is bound, nobody is accepted yet: make the disk, and tell the caller what came of it."""
+    # Debian's nbdkit 1.32 asks for SIGTERM at its parent's death whether told to or not, and the kernel
+    # takes the thread that started it for the parent. Who is tied has the lifeline instead.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
     try:
         Server.handles = Handles(_factory(Server.order.factory)(**Server.order.arguments))
     except Exception as error:

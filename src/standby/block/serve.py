@@ -125,6 +125,12 @@ class Served:
         if self.log.exists() and not self.log.stat().st_size:
             self.log.unlink()
 
+    def leave(self) -> None:
+        """Let go of a daemon without ending it."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
     def __enter__(self) -> Self:
         return self
 
@@ -159,6 +165,10 @@ def serve(
     Returns once clients can connect. What the factory raised is raised here, as the same decision class;
     ServerFailed if the server died or took too long; InvalidRequest if something listens there already.
     """
+    if not socket.parent.is_dir():
+        raise InvalidRequest(
+            "its directory does not exist", subject=str(socket), hint=f"mkdir {socket.parent}"
+        )
     _make_room(socket)
     log = log_of(socket)
     command = ["nbdkit", "--foreground", "--unix", str(socket), "--threads", str(threads)]
@@ -210,7 +220,12 @@ def attach(socket: Path) -> Served:
         # The kernel's word for who listens: unlike a pid file it cannot be stale.
         credentials = endpoint.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, struct.calcsize("3i"))
     pid, _uid, _gid = struct.unpack("3i", credentials)
-    return Served(socket, pid)
+    try:
+        return Served(socket, pid)
+    except ProcessLookupError as error:
+        raise ServerFailed(
+            "its server just ended", subject=str(socket), hint="serve the disk again"
+        ) from error
 
 
 def log_of(socket: Path) -> Path:
@@ -247,9 +262,9 @@ def _make_room(socket: Path) -> None:
 def _import_path() -> list[str]:
     """Where the server's Python (the system's own) finds what this one finds beyond its standard library."""
     home = str(Path(os.__file__).parent)
-    return [
-        entry for entry in sys.path if entry and not entry.startswith(home) and not entry.endswith(".zip")
-    ]
+    entries = [str(Path(entry).absolute()) for entry in sys.path]  # "" is the working directory
+    # A virtual environment's packages do not lie below the standard library, those of the system do.
+    return [entry for entry in entries if not entry.startswith(home) and not entry.endswith(".zip")]
 
 
 def _ask(process: subprocess.Popen[bytes], order: Order, patience: float) -> Report | None:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from standby.cli import failure, replica, store, vm
+from standby.cli import failover, failure, replica, store, vm
+from standby.cli.demo import demo, demo_end
 from standby.cli.output import say, stderr
 from standby.errors import StandbyError
 
@@ -21,6 +22,9 @@ app = typer.Typer(
 )
 app.add_typer(replica.app, name="replica", help="Replicas in a store: list, verify, restore, serve.")
 app.add_typer(store.app, name="store", help="Stores: where replicas are kept.")
+app.command()(demo)
+app.command(name="demo-end")(demo_end)
+app.add_typer(failover.app, name="failover", help="Machines started from their replicas.")
 app.add_typer(vm.app, name="vm", help="Protected machines of this host.")
 
 

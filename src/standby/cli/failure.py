@@ -108,7 +108,9 @@ def _write_report(error: BaseException) -> str:
     for folder in (default_state() / "bugs", None):
         try:
             if folder is None:
-                with tempfile.NamedTemporaryFile("w", prefix="standby-", suffix=f"-{name}", delete=False) as f:
+                with tempfile.NamedTemporaryFile(
+                    "w", prefix="standby-", suffix=f"-{name}", delete=False
+                ) as f:
                     f.write(text)
                     return f.name
             folder.mkdir(parents=True, exist_ok=True)

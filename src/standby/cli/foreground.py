@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-
 @contextmanager
 def stopping(announce: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets; `announce` is called then. A second one interrupts at once."""

@@ -13,8 +13,7 @@ def size(count: int) -> str:
     if abs(count) < 1024:
         return f"{count} B"
     value = float(count)
-    unit = ""
-    for unit in _UNITS:
+    for unit in _UNITS:  # noqa: B007 - the last one is used below
         value /= 1024
         # What would round up to 1024 belongs to the next unit.
         if abs(value) < 1023.5:

@@ -48,7 +48,8 @@ def points(store: StoreAddress, replica: ReplicaName, json: Json = False) -> Non
         return
     if not found:
         say(
-            stdout(), f"{replica} has no recovery point yet: the first one comes with the end of its first scan."
+            stdout(),
+            f"{replica} has no recovery point yet: the first one comes with the end of its first scan.",
         )
         return
     now = datetime.now(UTC)
@@ -150,10 +151,7 @@ def _detail(log: ReplicaLog) -> results.ReplicaDetail:
     formats = {disk.id: disk.format for disk in machine.disks} if machine else {}
     logs = {
         disk.id: [
-            reference
-            for record in log.records
-            if (state := record.disk(disk.id))
-            for reference in state.logs
+            reference for record in log.records if (state := record.disk(disk.id)) for reference in state.logs
         ]
         + [layer.log for layer in head.layers if layer.disk == disk.id]
         for disk in (last.disks if last else ())
@@ -218,7 +216,9 @@ def _print_detail(detail: results.ReplicaDetail) -> None:
             Field("From", detail.origin),
             Field("Created", f"{local(created)} {zone(created)}"),
             Field("Owner", f"{detail.owner or 'nobody yet'}, epoch {detail.epoch}"),
-            Field("Points", f"{detail.points} (records {detail.floor} to {detail.floor + detail.records - 1})"),
+            Field(
+                "Points", f"{detail.points} (records {detail.floor} to {detail.floor + detail.records - 1})"
+            ),
             Field("Oldest", told(detail.oldest) if detail.points > 1 else ""),
             Field("Newest", told(detail.newest)),
             Field("Stored", size(detail.stored)),

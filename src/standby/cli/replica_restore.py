@@ -24,12 +24,10 @@ from standby.cli.reading import (
     StoreAddress,
     choose,
     choose_disk,
-    reader,
 )
 from standby.clock import SystemClock
 from standby.recovery.export import export
 from standby.recovery.image_source import OPEN_POINT
-from standby.replica.journal import hold
 
 
 def restore(
@@ -48,12 +46,12 @@ def restore(
     began = time.monotonic()
     chosen = choose(store, replica, point)
     state = choose_disk(chosen, disk)
-    with hold(chosen.log.place, chosen.record.seq, reader("replica restore")), progress(stderr()) as bar:
-        # Between the first reading and the hold, a merge may have moved the floor.
-        chosen = choose(store, replica, str(chosen.record.seq))
+    with progress(stderr()) as bar:
         task = bar.add_task(f"Restoring {state.id}", total=state.size)
         copied = export(
-            chosen.log.image(chosen.record.seq, state.id),
+            chosen.log,
+            chosen.record,
+            state.id,
             to,
             format,
             overwrite=overwrite,

@@ -229,3 +229,33 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
     cause: str = ""
     hint: str = ""
     retry_at: str = ""
+
+
+class FailoverTest(msgspec.Struct, kw_only=True):
+    """first_instruction, agent: seconds from the command. held: whether the point is kept meanwhile."""
+
+    run: str
+    machine: str
+    store: str
+    replica: str
+    point: int
+    phase: str
+    held: bool
+    first_instruction: float | None
+    agent: float | None
+    problems: tuple[Finding, ...]
+
+
+class Mended(msgspec.Struct, kw_only=True):
+    """disks: those that are served again."""
+
+    run: str
+    disks: tuple[str, ...]
+
+
+class CleanedUp(msgspec.Struct, kw_only=True):
+    run: str
+
+
+class DemoEnded(msgspec.Struct, kw_only=True):
+    directory: str

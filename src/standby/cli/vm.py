@@ -170,7 +170,10 @@ def _apply(machine: str, state: Path | None, event: Event, *, json: bool) -> Non
     if json:
         print_json(vm)
     elif event is Event.PAUSED:
-        say(stdout(), f"{machine} is paused (it was: {vm.before_pause}). `standby vm resume {machine}` ends it.")
+        say(
+            stdout(),
+            f"{machine} is paused (it was: {vm.before_pause}). `standby vm resume {machine}` ends it.",
+        )
     else:
         say(stdout(), f"{machine} is resumed: {vm.state}. `standby vm protect` goes on.")
 

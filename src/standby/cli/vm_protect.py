@@ -17,7 +17,7 @@ from standby.cli.protecting import CREATE, Lines, Told
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of
 from standby.clock import SystemClock
-from standby.errors import InvalidRequest
+from standby.errors import Fenced, InvalidRequest
 from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
@@ -57,6 +57,18 @@ def protect(
             "--spool", metavar="DIR", help="Where logs wait for the store [default: beside each disk]."
         ),
     ] = None,
+    application_consistent: Annotated[
+        int | None,
+        typer.Option(
+            "--application-consistent",
+            metavar="HOURS",
+            help="A point with the guest's file systems frozen every so many hours, 1 to 12 [default: 0, none].",
+        ),
+    ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Own the replica again after another agent fenced this one."),
+    ] = False,
     state: State = None,
     json: Json = False,
 ) -> None:
@@ -69,7 +81,7 @@ def protect(
     request = Request(
         machine=machine,
         replica=replica or machine,
-        policy=Policy() if frequency is None else Policy(frequency=frequency),
+        policy=_policy(Policy(), frequency, application_consistent),
         spool=str(spool.absolute()) if spool else "",
         excluded=exclude or [],
     )
@@ -87,19 +99,26 @@ def protect(
             )
             watch.task_done(CREATE)
         else:
-            _check_unchanged(known, request, opened)
-            if frequency is not None:
-                books.set_policy(known.id, request.policy)
+            _check_unchanged(known, request, opened, take_over)
+            books.set_policy(known.id, _policy(known.policy, frequency, application_consistent))
+            if known.status.state is states.State.FENCED:
+                books.set_error(known.id, "", 0, None, None)
+                books.set_status(known.id, states.after(known.status, states.Event.STARTED, machine))
             if not json:
                 say(
-                    stdout(), f"{machine} is protected already ({known.status.state.value}): going on from there."
+                    stdout(),
+                    f"{machine} is protected already ({known.status.state.value}): going on from there.",
                 )
         found.append(known)
         _replicate(books, known, hypervisor, opened, watch)
 
 
 def _replicate(
-    books: Books, relationship: Relationship, hypervisor: QemuHypervisor, store: ObjectStore, watch: Lines | Told
+    books: Books,
+    relationship: Relationship,
+    hypervisor: QemuHypervisor,
+    store: ObjectStore,
+    watch: Lines | Told,
 ) -> None:
     clock = SystemClock()
     machine, host = relationship.machine, socket.gethostname()
@@ -115,7 +134,15 @@ def _replicate(
     watch.stopped()
 
 
-def _check_unchanged(known: Relationship, request: Request, store: ObjectStore) -> None:
+def _policy(policy: Policy, frequency: int | None, hours: int | None) -> Policy:
+    """The policy with what the command says about it."""
+    return Policy(
+        frequency=policy.frequency if frequency is None else frequency,
+        application_consistent_hours=policy.application_consistent_hours if hours is None else hours,
+    )
+
+
+def _check_unchanged(known: Relationship, request: Request, store: ObjectStore, take_over: bool) -> None:
     """What was decided when protection was enabled stays; a command that says otherwise is refused."""
     for what, was, wanted in (
         ("store", known.store, store.url),
@@ -138,9 +165,15 @@ def _check_unchanged(known: Relationship, request: Request, store: ObjectStore) 
         raise InvalidRequest(
             "it is paused", subject=known.machine, hint=f"`standby vm resume {known.machine}`, then again"
         )
-    if known.status.state in (states.State.FENCED, states.State.SEALED):
+    if known.status.state is states.State.SEALED:
         raise InvalidRequest(
-            f"it is {known.status.state.value}: {known.error or 'the machine was shut down for good'}",
+            "it is sealed: the machine was shut down for good",
             subject=known.machine,
             hint=f"`standby vm unprotect {known.machine}`; its replica stays",
+        )
+    if known.status.state is states.State.FENCED and not take_over:
+        raise Fenced(
+            known.error or "another agent owns the replica",
+            subject=known.machine,
+            hint="make sure that the machine runs here and nowhere else, then the same command with --take-over",
         )

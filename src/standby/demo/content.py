@@ -1,9 +1,9 @@
 """Data disks with real content: files of this machine in an ext4 file system, with a manifest of checksums.
 
-The files are the first of `roots` in path order that fill the wanted amount, so the same machine gives the
-same disks. A disk of `size` bytes is an ext4 file system of `size` - stamps.AREA bytes, then the stamp area.
-The manifest is the file MANIFEST in the file system's root, as `md5sum -c` reads it. MD5, because the guest has
-to check a gigabyte on an emulated CPU: 170 MB/s there, against 40 for SHA-256; nobody forges these files.
+The files are the first of `roots` in path order, small ones aside, that fill the wanted amount, so the same
+machine gives the same disks. A disk of `size` bytes is an ext4 file system of `size` - stamps.AREA bytes,
+then the stamp area. The manifest is the file MANIFEST in the file system's root, for `md5sum -c`. It is MD5,
+for the guest checks a gigabyte on an emulated CPU: 170 MB/s, against 40 for SHA-256; nobody forges these.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from standby.errors import NeedsPerson
 MANIFEST: Final = "MANIFEST"
 MIB: Final = 1 << 20
 
-_RECIPE: Final = "1"
+_RECIPE: Final = "2"
 """Part of the cache's key: count it up when the same plan and files shall give other disks."""
 _SPARE: Final = 64 * MIB
 """Free space in the file system, for what the guest writes."""
+_SMALLEST: Final = 16 << 10
+"""Bytes of the smallest file taken: an emulated guest needs about 1 ms for each, however small."""
 _BLOCK: Final = 4096
 _OPTIONS: Final = {"vpc": ["-o", "force_size=on"]}
 
 
 class NoContent(NeedsPerson):
-    """The machine has no file to put on a data disk."""
+    """The machine has no files to put on a data disk."""
 
 
 class DiskPlan(NamedTuple):
@@ -122,7 +124,9 @@ def _endless(roots: Sequence[Path]) -> Iterator[_File]:
                 count += 1
                 yield _File(path, f"{turn}{path}", status.st_size, status.st_mtime_ns)
         if not count:
-            raise NoContent("no readable file is there", subject=" ".join(map(str, roots)))
+            raise NoContent(
+                f"no readable file of at least {_SMALLEST} bytes is there", subject=" ".join(map(str, roots))
+            )
 
 
 def _walk(directory: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -136,7 +140,7 @@ def _walk(directory: str) -> Iterator[tuple[str, os.stat_result]]:
             yield from _walk(entry.path)
         elif entry.is_file(follow_symlinks=False):
             status = entry.stat(follow_symlinks=False)
-            if status.st_size and stat.S_ISREG(status.st_mode):
+            if status.st_size >= _SMALLEST and stat.S_ISREG(status.st_mode):
                 yield entry.path, status
 
 

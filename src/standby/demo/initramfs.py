@@ -7,6 +7,7 @@ unpacking costs an emulated CPU more than reading.
 from __future__ import annotations
 
 import lzma
+import os
 import re
 import stat
 import subprocess
@@ -80,10 +81,10 @@ def build(kernel: Kernel) -> bytes:
         entries[f"bin/{program}"] = _file(path.read_bytes())
         for library in re.findall(r"(/\S+) \(0x", _ldd(path)):
             _add(entries, library.lstrip("/"), _file(Path(library).read_bytes()))
-    guest = resources.files("standby.demo") / "guest"
-    entries["init"] = _file((guest / "init").read_bytes())
-    entries["sbin/shutdown"] = _file((guest / "shutdown").read_bytes())
-    entries["bin/stamp"] = _file((guest / "stamp").read_bytes())
+    inside = resources.files("standby.demo") / "inside"
+    entries["init"] = _file((inside / "init").read_bytes())
+    entries["sbin/shutdown"] = _file((inside / "shutdown").read_bytes())
+    entries["bin/stamp"] = _file((inside / "stamp").read_bytes())
     return b"".join(_newc(entries))
 
 
@@ -164,5 +165,7 @@ def _found(program: str, package: str) -> Path:
 
 
 def _ldd(program: Path) -> str:
-    run = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        ["ldd", program], capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"}
+    )
     return run.stdout + run.stderr

@@ -1,8 +1,8 @@
 """The QEMU guest agent: freezing and thawing the guest's file systems.
 
 Wire format: JSON objects, one a line, without QMP's greeting. The channel may hold answers meant for an
-earlier client, so a connection starts with guest-sync-delimited (QEMU's docs/interop/qemu-ga-ref), whose answer
-comes behind a byte 0xFF that no JSON holds.
+earlier client, so a connection starts with guest-sync-delimited (QEMU's docs/interop/qemu-ga-ref), whose
+answer comes behind a byte 0xFF that no JSON holds.
 """
 
 from __future__ import annotations

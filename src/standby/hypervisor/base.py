@@ -1,7 +1,7 @@
 """Machines that own disks, and one instant across all of them.
 
 Change tracking is by numbered rounds. A disk's round records what the guest writes from the moment it begins
-until the disk's next one begins; `begin`, `advance` and `cut` each begin one, numbered higher than all before.
+until the disk's next one begins; `begin`, `advance` and `cut` each begin one, numbered higher than before.
 Ended rounds stay until `forget`, so that a change is dropped only when a sealed log holds it.
 
 The caller keeps one number durably: `active`, the round that began at the instant up to which everything is
@@ -20,12 +20,12 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from standby.block.disk import Disk
 from standby.block.extent import Extent
 from standby.errors import NeedsPerson, Recoverable, ResyncRequired
-from standby.records import BootRole, Finding, MachineDescription
+from standby.records import Finding, MachineDescription
 
 
 class Lost(StrEnum):
@@ -198,13 +198,13 @@ class Hypervisor(Protocol):
         """Raises MachineNotFound, MachineUnreachable."""
         ...
 
-    def boot_files(self, machine: str) -> Mapping[BootRole, Path]:
+    def boot_files(self, machine: str) -> Mapping[Literal["kernel", "initrd"], Path]:
         """By role (`kernel`, `initrd`), the files beside the disks that the machine boots from."""
         ...
 
     def check(self, machine: str, scratch: Path) -> Sequence[Finding]:
-        """Everything that stands against protecting the machine with this scratch directory, or limits it; all
-        of it, at once."""
+        """Everything that stands against protecting the machine with this scratch directory, or limits it:
+        all of it, at once."""
         ...
 
     def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:

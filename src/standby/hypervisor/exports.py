@@ -1,7 +1,7 @@
 """What of a QEMU process's disks is readable over NBD, by exports of ours.
 
-A QEMU process has at most one NBD server. A qemu-storage-daemon usually runs one for its own clients, and ours
-are exported beside theirs; a machine usually has none, and we start one at a socket next to the control
+A QEMU process has at most one NBD server. A qemu-storage-daemon usually runs one for its own clients, and
+ours are exported beside theirs; a machine usually has none, and we start one at a socket next to the control
 socket, so that an agent that was restarted finds the server that its predecessor started.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -78,12 +79,17 @@ def stop_serving(qmp: Qmp, theirs: Path | None) -> None:
 
 
 def speaks_nbd(path: Path, limit: float = 5.0) -> bool:
-    """Whether an NBD server greets at the socket (NBD protocol: 8 bytes of magic come first)."""
+    """Whether an NBD server greets at the socket; taking leave as the protocol wants it, so that QEMU's log
+    tells no failure (NBD protocol, fixed newstyle: greeting of 18 bytes, client flags, NBD_OPT_ABORT)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
         stream.settimeout(limit)
         try:
             stream.connect(str(path))
-            return stream.recv(8, socket.MSG_WAITALL) == b"NBDMAGIC"
+            if stream.recv(18, socket.MSG_WAITALL)[:16] != b"NBDMAGICIHAVEOPT":
+                return False
+            stream.sendall(struct.pack(">I8sII", 1, b"IHAVEOPT", 2, 0))
+            stream.recv(20, socket.MSG_WAITALL)
+            return True
         except OSError:
             return False
 
@@ -99,7 +105,7 @@ class Exports:
         self._server: Path | None = None
 
     def add(self, kind: str, node: str, bitmap: tuple[str, str] | None = None) -> str:
-        """Export `node` read-only, with the (node, name) of a bitmap that does not record. Its id and name."""
+        """Export `node` read-only, with the (node, name) of a bitmap that does not record; its id."""
         if self._server is None:
             self._server = serve(self._qmp, self._theirs)
         identity = f"{self._prefix}{kind}{next(self._serial)}"
@@ -162,7 +168,7 @@ class Exports:
                 raise MachineUnreachable(
                     f"the exports {', '.join(sorted(waiting))} did not end within {_DELETION_LIMIT:g} s",
                     subject=self._qmp.machine,
-                    hint="the machine's storage may hang; replication goes on by itself when it answers again",
+                    hint="the machine's storage may hang; replication goes on by itself once it answers",
                 )
             waiting.discard(event["data"]["id"])
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
+from standby.block.chains import ChainFault, check_chain
 from standby.errors import InvalidRequest, NeedsPerson
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.devices import iothread_of, shared_for_writing
@@ -24,8 +26,18 @@ ChainProblems = Callable[[Path, str], Sequence[tuple[str, str]]]
 """What is wrong with the parents of the image at a path, of a format: (problem, fix) each."""
 
 
-def no_chain_problems(_path: Path, _format: str) -> Sequence[tuple[str, str]]:
-    return ()
+_FIXES: Final = {
+    ChainFault.MISSING: "put the parent back, or merge the chain into one image",
+    ChainFault.MISMATCHED: "put the right parent back",
+    ChainFault.MODIFIED: "restore the parent as it was: what is below the child's changes is no longer right",
+    ChainFault.UNREADABLE: "repair the image or its permissions",
+    ChainFault.UNSUPPORTED: "convert the image to one that stands alone",
+}
+
+
+def image_chain_problems(path: Path, driver: str) -> Sequence[tuple[str, str]]:
+    """What block/chains.py finds, with what to do about it."""
+    return [(f"{found.file}: {found.cause}", _FIXES[found.fault]) for found in check_chain(path, driver)]
 
 
 def survey(
@@ -94,18 +106,11 @@ def _of_disk(qmp: Qmp, subject: str, disk: SourceDisk, *, shared: bool) -> Itera
             fix="convert the image with qemu-img convert, or leave this disk out",
             blocks=True,
         )
-    if disk.size % 512:
-        yield Finding(
-            subject=subject,
-            problem=f"its size of {disk.size} bytes is not a multiple of 512",
-            fix="qemu-img resize the image to whole sectors while the machine is off",
-            blocks=True,
-        )
     if thread := iothread_of(qmp, disk.device):
         yield Finding(
             subject=subject,
-            problem=f"it is served by an I/O thread ({thread}): QEMU 7.2 aborts, and the machine with it, when a "
-            "cut of such a disk is read",
+            problem=f"it is served by an I/O thread ({thread}): QEMU 7.2 aborts, and the machine with it, "
+            "when a cut of such a disk is read",
             fix="start the machine without an iothread for this disk or its controller",
             blocks=True,
         )
@@ -176,14 +181,14 @@ def _machine(qmp: Qmp, agent: Path | None) -> Iterator[Finding]:
         yield Finding(
             subject=qmp.machine,
             problem=f"{why}: points are crash-consistent only",
-            fix="install qemu-guest-agent in the guest, give the machine its channel, and tell standby the socket",
+            fix="install qemu-guest-agent in the guest, give the machine its channel, name the socket here",
             blocks=False,
         )
     if any(is_flash(block) for block in qmp.command("query-block")):
         yield Finding(
             subject=qmp.machine,
             problem="it boots by UEFI, whose variables are not replicated",
-            fix="nothing if the guest boots from the removable-media path; else keep a copy of the NVRAM file",
+            fix="nothing if the guest boots from the removable-media path; else keep a copy of the NVRAM",
             blocks=False,
         )
 

@@ -1,7 +1,7 @@
 """A snapshot of several disks by fleecing: QEMU's backup job with `sync=none` and a scratch image per disk.
 
-Before the guest overwrites a block, QEMU copies it to the scratch image, whose backing is the disk itself: read
-through the scratch image, the disk is as it was when the job began (docs: QEMU, "image fleecing").
+Before the guest overwrites a block, QEMU copies it to the scratch image, whose backing is the disk itself:
+read through the scratch image, the disk is as it was when the job began (docs: QEMU, "image fleecing").
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Fleece:
         ]
 
     def show(self, ended: Mapping[str, str]) -> dict[str, str]:
-        """Export the snapshot of each disk with the bitmap that `ended` names; the exports' names, by disk id."""
+        """Export each disk's snapshot with the bitmap that `ended` names; the exports' names, by disk id."""
         shown = {}
         for disk, node in zip(self._disks, self._nodes, strict=True):
             shown[disk.id] = self._exports.add("cut", node, (disk.node, ended[disk.id]))
@@ -141,7 +141,7 @@ def cancel_jobs(qmp: Qmp, jobs: Collection[str]) -> bool:
                 raise MachineUnreachable(
                     f"the jobs {', '.join(sorted(waiting))} did not end within {_END_LIMIT:g} s",
                     subject=qmp.machine,
-                    hint="the machine's storage or scratch volume may hang; replication recovers when it answers",
+                    hint="the machine's storage or scratch volume may hang; it goes on once it answers",
                 )
     return held
 

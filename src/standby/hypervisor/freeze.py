@@ -1,7 +1,7 @@
 """Freezing a guest for the instant of a cut, and never leaving it frozen.
 
-A frozen guest stops at its next write, so three things thaw it: the cut itself, a watchdog thread after a time
-limit, and, should this process die in between, a mark beside the scratch files that the next `recover` finds.
+A frozen guest stops at its next write, so three things thaw it: the cut itself, a watchdog thread after a
+time limit, and, should this process die in between, `recover` of the next one, by a mark beside the scratch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Freeze:
         self._watchdog: threading.Timer | None = None
 
     def begin(self) -> None:
-        """Freeze. Raises GuestAgentSilent or GuestAgentRefused; the guest is thawed by then or being thawed."""
+        """Freeze. Raises GuestAgentSilent or GuestAgentRefused; by then it is thawed or being thawed."""
         with self._lock:
             self._agent = GuestAgent(self._machine, self._path, limit=min(SYNC_LIMIT, self.limit))
             self._mark.touch()
@@ -113,7 +113,7 @@ def thaw_now(machine: str, path: Path) -> bool:
 
 
 def thaw_leftover(machine: str, agent: Path | None, mark: Path) -> None:
-    """Thaw a guest that an agent that died left frozen; in the background if the guest does not answer now."""
+    """Thaw a guest that a dead process left frozen; in the background if it does not answer now."""
     if not mark.exists():
         return
     if agent is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
-from standby.records import MachineDescription
+from standby.records import Finding, MachineDescription
 
 
 class StartRefused(InvalidRequest):
@@ -141,6 +141,10 @@ class RunningMachine(Protocol):
 
 
 class RecoveryHost(Protocol):
+    def check(self, description: MachineDescription) -> Sequence[Finding]:
+        """Everything that stands against starting the machine here, or limits it; all of it, at once."""
+        ...
+
     def overlay(self, path: Path, backing: str, size: int) -> DiskImage:
         """A new image of `size` bytes that takes writes and reads through to `backing`, an NBD URI."""
         ...

@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 
 from standby.clock import Clock, SystemClock
-from standby.hypervisor import guest_exec
+from standby.hypervisor import capacity, guest_exec
 from standby.hypervisor.accelerator import Accelerator, choose
-from standby.hypervisor.agent import GuestAgent, GuestAgentSilent
+from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.base import MachineNotFound, MachineUnreachable
 from standby.hypervisor.host import (
     BootTimes,
@@ -29,14 +29,14 @@ from standby.hypervisor.host import (
     StartFailed,
     StartRefused,
 )
-from standby.hypervisor.process import ProcessIdentity
+from standby.hypervisor.process import ProcessIdentity, find_processes
 from standby.hypervisor.qemu_arguments import RunFiles, arguments, machine_name
 from standby.hypervisor.qmp import Qmp
-from standby.records import MachineDescription
+from standby.records import Finding, MachineDescription
 
+_PROGRAM: Final = "qemu-system-x86_64"
 _KILL_LIMIT: Final = 30.0
 _AGENT_TRY: Final = 1.0
-_POLL: Final = 0.02
 _SOCKET_PATH_LIMIT: Final = 107
 """unix(7): sun_path, less its final zero byte."""
 
@@ -58,6 +58,9 @@ class QemuHost:
         self.accelerator: Accelerator = accelerator or choose()
         self._clock = clock or SystemClock()
 
+    def check(self, description: MachineDescription) -> Sequence[Finding]:
+        return capacity.check(description, self.accelerator)
+
     def overlay(self, path: Path, backing: str, size: int) -> DiskImage:
         # -u: the server need not be up yet. The image itself names its backing too, for qemu-img and people.
         command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", backing]
@@ -77,7 +80,7 @@ class QemuHost:
         boot_files: Mapping[str, Path],
         run: Path,
         network: Network = Network.NONE,
-    ) -> QemuMachine:
+    ) -> StartedMachine:
         files = RunFiles(run.absolute())
         tag = uuid.uuid4().hex
         command = arguments(
@@ -93,12 +96,12 @@ class QemuHost:
         self._prepare(files, description)
         _write(files, record)
         _spawn(command, files, description)
-        machine = QemuMachine(files, _with_process(files, record), self._clock)
+        machine = StartedMachine(files, _with_process(files, record), self._clock)
         machine.resume()
         _write(files, machine.resumed_at(self._clock.now().timestamp()))
         return machine
 
-    def find(self, run: Path) -> QemuMachine:
+    def find(self, run: Path) -> StartedMachine:
         files = RunFiles(run.absolute())
         try:
             record = msgspec.json.decode(files.record.read_bytes(), type=_Record)
@@ -108,7 +111,7 @@ class QemuHost:
                 subject=str(run),
                 hint="give the directory that the machine was started with",
             ) from error
-        return QemuMachine(files, record if record.process else _with_process(files, record), self._clock)
+        return StartedMachine(files, record if record.process else _with_process(files, record), self._clock)
 
     def _prepare(self, files: RunFiles, description: MachineDescription) -> None:
         longest = max(len(str(path)) for path in (files.control, files.qmp, files.agent, files.console))
@@ -129,7 +132,7 @@ class QemuHost:
             ) from error
 
 
-class QemuMachine:
+class StartedMachine:
     """A machine that QemuHost started, running or gone."""
 
     def __init__(self, files: RunFiles, record: _Record, clock: Clock) -> None:
@@ -175,20 +178,21 @@ class QemuMachine:
 
     def wait_booted(self, limit: float) -> BootTimes:
         deadline = time.monotonic() + limit
-        while True:
-            if not self._alive():
-                raise self._not_booted("its machine ended", f"read {self._files.log}")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise self._not_booted(
-                    f"the guest agent did not answer within {limit:g} s", f"read {self.console_log}"
-                )
+        try:
             # Only once the guest opened its port: what is sent before is thrown away.
-            if self._agent_port_open():
-                with contextlib.suppress(GuestAgentSilent):
-                    GuestAgent(self.description.name, self.agent, limit=min(left, _AGENT_TRY)).close()
-                    break
-            time.sleep(_POLL)
+            self._wait_agent_port(limit)
+        except MachineUnreachable as error:
+            raise self._not_booted("its machine ended", f"read {self._files.log}") from error
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                GuestAgent(self.description.name, self.agent, limit=min(max(left, 0.0), _AGENT_TRY)).close()
+                break
+            except GuestAgentSilent as error:
+                if left <= 0:
+                    raise self._not_booted(
+                        f"the guest agent did not answer within {limit:g} s", f"read {self.console_log}"
+                    ) from error
         answered = self._clock.now().timestamp()
         return BootTimes(self._record.resumed - self._record.asked, answered - self._record.asked)
 
@@ -218,18 +222,21 @@ class QemuMachine:
         with self._control() as qmp:
             # A press of the power button; a guest that listens to its agent only is asked there as well.
             qmp.command("system_powerdown")
-        with contextlib.suppress(GuestAgentSilent):
+        with contextlib.suppress(GuestAgentSilent, GuestAgentRefused):
             self._shut_down_by_agent()
         return self._record.process.wait(max(deadline - time.monotonic(), 0))
 
     def kill(self) -> None:
-        process = self._record.process
-        if process is not None and not process.kill(f"standby:{self.tag}:", _KILL_LIMIT):
-            raise MachineUnreachable(
-                f"process {process.pid} did not end within {_KILL_LIMIT:g} s of SIGKILL",
-                subject=self.description.name,
-                hint="it hangs in the kernel, most often on storage: see `dmesg`, then try again",
-            )
+        mark = f"standby:{self.tag}:"
+        known = [self._record.process] if self._record.process else []
+        # Also one that whoever started it did not live to note: QEMU may not have its pid file yet.
+        for process in known + find_processes(_PROGRAM, mark):
+            if not process.kill(mark, _KILL_LIMIT):
+                raise MachineUnreachable(
+                    f"process {process.pid} did not end within {_KILL_LIMIT:g} s of SIGKILL",
+                    subject=self.description.name,
+                    hint="it hangs in the kernel, most often on storage: see `dmesg`, then try again",
+                )
 
     def discard(self) -> None:
         self.kill()
@@ -261,11 +268,14 @@ class QemuMachine:
         finally:
             qmp.close()
 
-    def _agent_port_open(self) -> bool:
-        with self._control() as qmp:
-            return any(
-                port["frontend-open"] for port in qmp.command("query-chardev") if port["label"] == "agent"
-            )
+    def _wait_agent_port(self, limit: float) -> None:
+        """Return when the guest has opened the agent's port, or after `limit` seconds without."""
+        with self._control() as qmp, qmp.listening() as events:
+            ports = qmp.command("query-chardev")
+            if not any(port["label"] == "agent" and port["frontend-open"] for port in ports):
+                events.wait(
+                    lambda event: event["event"] == "VSERPORT_CHANGE" and event["data"]["open"], limit
+                )
 
     def _shut_down_by_agent(self) -> None:
         agent = GuestAgent(self.description.name, self.agent)
@@ -289,7 +299,7 @@ def _spawn(command: Sequence[str], files: RunFiles, description: MachineDescript
     """Returns once QEMU opened its disks and sockets and left for the background."""
     try:
         run = subprocess.run(
-            ["qemu-system-x86_64", *command],
+            [_PROGRAM, *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -302,9 +312,11 @@ def _spawn(command: Sequence[str], files: RunFiles, description: MachineDescript
             hint="apt install qemu-system-x86",
         ) from error
     if run.returncode:
+        # With a log file, QEMU sends there what it has to say from early on.
+        said = run.stderr + (files.log.read_text() if files.log.exists() else "")
         shutil.rmtree(files.directory)
         raise StartFailed(
-            f"QEMU refused to start: {run.stderr.strip()}",
+            f"QEMU refused to start: {said.strip()}",
             subject=description.name,
             hint="correct what QEMU names (its disks, memory, accelerator), then start again",
         )

@@ -76,6 +76,21 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
             os.close(handle)
 
 
+def find_processes(program: str, mark: str) -> list[ProcessIdentity]:
+    """The running processes of a program's name that have `mark` within one of their arguments."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if Path(arguments[0]).name == program and any(mark in argument for argument in arguments):
+                identity = ProcessIdentity.of(int(entry.name))
+                if identity:
+                    found.append(identity)
+    return found
+
+
 def _began(pid: int) -> int | None:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()

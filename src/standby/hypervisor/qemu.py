@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from standby.clock import Clock, SystemClock
 from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.devices import bus_of, network_cards, qom
-from standby.hypervisor.findings import ChainProblems, no_chain_problems, survey
+from standby.hypervisor.findings import ChainProblems, image_chain_problems, survey
 from standby.hypervisor.freeze import FROZEN_LIMIT
 from standby.hypervisor.inventory import SourceDisk, disks_of, is_flash
 from standby.hypervisor.qmp import Qmp
 from standby.hypervisor.scratch import CutLimits
 from standby.hypervisor.tracking import QemuTracking
-from standby.records import BootFile, BootRole, DiskDescription, Finding, MachineDescription
+from standby.records import BootFile, DiskDescription, Finding, MachineDescription
 
-_ROLES: tuple[BootRole, ...] = ("kernel", "initrd")
+Role = Literal["kernel", "initrd"]
+
+_ROLES: tuple[Role, ...] = ("kernel", "initrd")
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
 _NAMESPACE = uuid.UUID("6c0e9a3e-2d0b-5c8e-9a0e-6f3f4f0c7b11")
 
@@ -48,7 +52,7 @@ class QemuHypervisor:
         *,
         limits: CutLimits | None = None,
         freeze_limit: float = FROZEN_LIMIT,
-        chain_problems: ChainProblems = no_chain_problems,
+        chain_problems: ChainProblems = image_chain_problems,
         clock: Clock | None = None,
     ) -> None:
         """chain_problems: what is wrong with an image's parents, as (problem, fix), by path and format."""
@@ -83,7 +87,7 @@ class QemuHypervisor:
             flash = any(is_flash(block) for block in qmp.command("query-block"))
             identity = str(qmp.command("query-uuid")["UUID"])
             return MachineDescription(
-                name=qmp.command("query-name").get("name", machine),
+                name=_plain_name(qmp.command("query-name").get("name", machine)),
                 uuid=identity if identity != _NO_UUID else _uuid_of(machine),
                 memory=sum(qmp.command("query-memory-size-summary").values()),
                 cpus=len(qmp.command("query-cpus-fast")),
@@ -98,7 +102,7 @@ class QemuHypervisor:
                 kernel_cmdline=str(qom(qmp, "/machine", "append") or "") if files else "",
             )
 
-    def boot_files(self, machine: str) -> Mapping[BootRole, Path]:
+    def boot_files(self, machine: str) -> Mapping[Role, Path]:
         with self._connected(machine) as qmp:
             return _boot_files(qmp)
 
@@ -207,12 +211,17 @@ def _absolute(qmp: Qmp, path: str) -> str:
         return ""
 
 
-def _boot_files(qmp: Qmp) -> dict[BootRole, Path]:
-    found: dict[BootRole, Path] = {}
+def _boot_files(qmp: Qmp) -> dict[Role, Path]:
+    found: dict[Role, Path] = {}
     for role in _ROLES:
         if path := _absolute(qmp, str(qom(qmp, "/machine", role) or "")):
             found[role] = Path(path)
     return found
+
+
+def _plain_name(name: str) -> str:
+    """The machine's own name: one that standby started carries a tag before it (qemu_arguments)."""
+    return re.sub(r"^(standby:[0-9a-f]{32}:)+", "", name)
 
 
 def _uuid_of(machine: str) -> str:

@@ -96,7 +96,8 @@ def arguments(
         *("-chardev", f"{_socket('console', files.console)},logfile={_escaped(str(files.console_log))}"),
         *("-serial", "chardev:console"),
         *("-device", "virtio-serial-pci", "-chardev", _socket("agent", files.agent)),
-        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+        # With an id, for QEMU tells the opening of ports that have one only (VSERPORT_CHANGE).
+        *("-device", f"virtserialport,id=agent,chardev=agent,name={AGENT_PORT}"),
         *_firmware(description, boot_files),
         *_network(description, network),
         *_disks(description, disks),
@@ -176,8 +177,13 @@ def _disks(description: MachineDescription, disks: Mapping[str, DiskImage]) -> l
                 subject=description.name,
             )
         name, image = node_name(index, disk), disks[disk.id]
-        top = name
-        options += ["-blockdev", json.dumps(_node(name, image))]
+        top, backing = name, ""
+        if image.backing:
+            # A node of its own: options given within would be mixed with the address in the image's header.
+            backing = f"backing{index}"
+            node = nbd_options(image.backing) | {"node-name": backing}
+            options += ["-blockdev", json.dumps(node)]
+        options += ["-blockdev", json.dumps(_node(name, image, backing))]
         if image.backing:
             top = f"fetch{index}"
             options += ["-blockdev", json.dumps({"driver": "copy-on-read", "node-name": top, "file": name})]
@@ -189,15 +195,15 @@ def _disks(description: MachineDescription, disks: Mapping[str, DiskImage]) -> l
     return options
 
 
-def _node(name: str, image: DiskImage) -> dict[str, Any]:
+def _node(name: str, image: DiskImage, backing: str) -> dict[str, Any]:
     node: dict[str, Any] = {
         "driver": image.format,
         "node-name": name,
         "discard": "unmap",
         "file": {"driver": "file", "filename": str(image.path), "discard": "unmap"},
     }
-    if image.backing:
-        node["backing"] = nbd_options(image.backing)
+    if backing:
+        node["backing"] = backing
     return node
 
 

@@ -8,6 +8,7 @@ middle of something must look at the machine again before going on.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import queue
@@ -15,6 +16,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -81,6 +83,14 @@ class _LoopThread:
 
 
 _loop_thread = _LoopThread()
+_open: weakref.WeakSet[Qmp] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """At the process's end the loop stops wherever it is; connections are let go of properly before."""
+    for qmp in list(_open):
+        qmp.close()
 
 
 class _Dispatch(EventListener):
@@ -136,6 +146,7 @@ class Qmp:
         self._client: QMPClient = self._call(self._connect(stream, greeting_limit))
         self.version = self._version()
         self._commands: frozenset[str] | None = None
+        _open.add(self)
 
     def command(self, name: str, /, **arguments: Any) -> Any:
         """Execute `name` and give back what it returns. An `_` in an argument's name stands for `-`.
@@ -194,12 +205,13 @@ class Qmp:
             f"the control socket {self.path} went away ({self._cause})",
             subject=self.machine,
             tried=f"{doing}; whether it took effect is unknown",
-            hint="see whether the machine runs; replication connects again by itself and recovers its tracking",
+            hint="see whether the machine runs; replication connects again and recovers by itself",
         )
 
     def close(self) -> None:
         """Let go of the socket, so that another client can have it. Idempotent."""
         self._cause = self._cause or "closed by us"
+        _open.discard(self)
         self._loop.call_soon_threadsafe(self._closing.set)
         # A peer that takes no more bytes must not hold the caller up.
         with contextlib.suppress(FutureTimeout):
@@ -232,7 +244,7 @@ class Qmp:
                 f"its control socket {self.path} did not greet within {limit:g} s",
                 subject=self.machine,
                 tried="connecting; a QMP socket serves one client at a time",
-                hint="close the other client (`ss -xp` lists it) or give the machine a second -qmp socket for standby",
+                hint="close the other client (`ss -xp` lists it), or give the machine another -qmp socket",
             ) from error
         except ConnectError as error:
             stream.close()

@@ -1,8 +1,8 @@
 """Rounds as dirty bitmaps: `standby-<relationship>-<number>` on the disk's format node, 4 KiB a bit.
 
-QEMU marks a block when a write to it completes, so a write in flight while a round begins is in the newer one.
-Of a disk's rounds exactly the newest records. Counts are looked at only of the round that records: after a crash they are 0
-for bitmaps that mean nothing (facts: such a bitmap is `inconsistent` and good only for removal).
+QEMU marks a block when a write to it completes, so a write in flight while a round begins is in the newer
+one. Of a disk's rounds exactly the newest records. Counts are never looked at: after a crash they are 0 for
+bitmaps that mean nothing (`inconsistent`, good only for removal).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Rounds:
         return self._recording(disk).bitmap.dirty
 
     def recover(self, disk: SourceDisk, active: int) -> Lost | None:
-        """Make the disk's rounds one that records and reaches back to `active`, or tell why not (then none)."""
+        """Make the disk's rounds one that records and reaches back to `active`; else why not, and none."""
         found = self.of(disk)
         lost, base = judge(found, active)
         if base is None:

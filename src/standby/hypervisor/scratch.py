@@ -40,7 +40,7 @@ def free(directory: Path) -> int:
 
 
 def needed(sizes: Iterable[int], limits: CutLimits) -> int:
-    """Bytes that must be free to open a cut: the reserve, and as much again to use, or the worst case if less.
+    """Bytes that must be free to open a cut: the reserve, and as much to use, or the worst case if less.
 
     The worst case, every block of every disk overwritten, would refuse most cuts for nothing.
     """
@@ -75,7 +75,7 @@ class ScratchFiles:
             self._format(path, size)
             self._templates[size] = path.read_bytes()
         else:
-            # An empty image of a size is always the same; starting qemu-img would cost more than all the rest.
+            # An empty image of a size is always the same; starting qemu-img costs more than the rest.
             path.write_bytes(self._templates[size])
         return path
 

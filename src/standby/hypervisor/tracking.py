@@ -180,7 +180,7 @@ class QemuTracking:
             raise
 
     def _tracked(self) -> list[SourceDisk]:
-        """The disks whose rounds go on, as they are now. Raises TrackingLost for the first that is not right."""
+        """The disks whose rounds go on, as they are now. Raises TrackingLost for the first that is not."""
         if not self._sizes:
             raise Bug("no disk is tracked", subject=self._qmp.machine, hint="call recover and begin first")
         present = {disk.id: disk for disk in disks_of(self._qmp)}

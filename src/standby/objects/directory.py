@@ -31,7 +31,15 @@ from standby.objects import durable
 from standby.objects.answers import meaning
 from standby.objects.base import Conflict, Entry, Object, ObjectMissing, StoreUnreachable, Version
 from standby.objects.listing import NFS_LEFTOVER, walk
-from standby.objects.marker import LOCKS, MARKER, TEMPS, check_marker, make_store
+from standby.objects.marker import (
+    LOCKS,
+    MARKER,
+    TEMPS,
+    check_marker,
+    make_store,
+    make_working_directories,
+    working_directories_exist,
+)
 from standby.objects.names import InvalidName, check_name, check_prefix
 
 _put_written = failpoints.declare("directory.put.written")
@@ -239,6 +247,8 @@ class DirectoryStore:
     @contextmanager
     def _temp(self, root: int) -> Iterator[durable.Temp]:
         if not self._swept:
+            if not working_directories_exist(root):
+                make_working_directories(root)
             durable.remove_dead_temps(root, TEMPS)
             self._swept = True
         with durable.temp_file(root, TEMPS) as temp:

@@ -53,9 +53,7 @@ def make_store(path: Path) -> None:
                     subject=str(path),
                     hint="name a new or empty directory",
                 )
-            for directory in (TEMPS, LOCKS):
-                durable.make_directory(root, directory)
-                durable.sync_directory(root, directory)
+            make_working_directories(root)
             _made.reach()
             _write_marker(root)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -66,6 +64,13 @@ def make_store(path: Path) -> None:
         ) from error
     except OSError as error:
         raise meaning(error, "making the store", str(path)) from error
+
+
+def make_working_directories(root: int) -> None:
+    """Where temps and locks lie. A copy of a store by a tool that drops empty directories lacks them."""
+    for directory in (TEMPS, LOCKS):
+        durable.make_directory(root, directory)
+        durable.sync_directory(root, directory)
 
 
 def check_marker(path: Path) -> None:
@@ -107,9 +112,13 @@ def _write_marker(root: int) -> None:
         durable.sync_directory(root, OWN)
 
 
-def _exists(root: int) -> bool:
+def working_directories_exist(root: int) -> bool:
+    return _exists(root, TEMPS) and _exists(root, LOCKS)
+
+
+def _exists(root: int, name: str = MARKER) -> bool:
     try:
-        os.stat(MARKER, dir_fd=root)
+        os.stat(name, dir_fd=root)
     except FileNotFoundError:
         return False
     return True

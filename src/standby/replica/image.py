@@ -37,6 +37,8 @@ _CHUNK_CACHE: Final = 160 << 20
 _REGION_CACHE: Final = 64 << 20
 _FRAME_CACHE: Final = 64 << 20
 
+_DAMAGE_HINT: Final = "`standby replica verify` lists all damage; an older point may be whole"
+
 HashColumn = npt.NDArray[np.void]
 """One 16-byte hash per block."""
 
@@ -189,9 +191,13 @@ class Image:
             region = self._shared.region(piece.offset // REGION_BLOCKS)
             low, high = np.searchsorted(region.rows["block"], (piece.offset, piece.end))
             rows, logs = region.rows[low:high], region.log[low:high]
+            if not len(rows):
+                continue
             newest = np.ones(len(rows), bool)
             newest[1:] = rows["block"][1:] != rows["block"][:-1]
-            for row, log in zip(rows[newest], logs[newest].tolist(), strict=True):
+            has_data = (region.needed[low:high] & ~rows["zero"]) != 0
+            zeros = ~np.logical_or.reduceat(has_data, np.flatnonzero(newest))
+            for row, log in zip(rows[newest][zeros], logs[newest][zeros].tolist(), strict=True):
                 if bytes(row["hash"]) != ZERO_BLOCK_HASH:
                     wrong.append((int(row["block"]), self._shared.logs[log].subject))
         return wrong
@@ -226,11 +232,22 @@ class Image:
                 continue
             if (log, frame) != key:
                 key = (log, frame)
-                pages = np.frombuffer(self._shared.frame(log, frame), np.uint8).reshape(-1, PAGE)
+                pages = self._pages(log, frame, block)
             self._take(
                 out, block * PAGES_PER_BLOCK - first_page, pages[position:], present & ~zero, wanted, log
             )
         self._check(start, out, rows, logs)
+
+    def _pages(self, log: int, frame: int, block: int) -> npt.NDArray[np.uint8]:
+        """A frame's pages. Raises Damaged naming the block that they are read for."""
+        try:
+            return np.frombuffer(self._shared.frame(log, frame), np.uint8).reshape(-1, PAGE)
+        except Damaged as error:
+            raise Damaged(
+                f"block {block} (byte {block << BLOCK_SHIFT}): {error.cause}",
+                subject=error.subject,
+                hint=error.hint or _DAMAGE_HINT,
+            ) from error
 
     def _take(
         self,
@@ -276,7 +293,7 @@ class Image:
                 raise Damaged(
                     f"block {block} (byte {block << BLOCK_SHIFT}) is not what was written",
                     subject=self._shared.logs[log].subject,
-                    hint="`standby replica verify` lists all damage; an older point may be whole",
+                    hint=_DAMAGE_HINT,
                 )
 
     def _region_spans(self, piece: Extent) -> Iterator[Span]:

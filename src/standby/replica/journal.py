@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -70,6 +71,16 @@ class Place:
     def subject(self, name: str) -> str:
         """An object's name as an operator can find it."""
         return f"{self.store.url.rstrip('/')}/{name}"
+
+
+def check_replica_name(name: str) -> None:
+    """Raises InvalidRequest unless `name` can name a replica (format.md 1)."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or name.strip(".") == "":
+        raise InvalidRequest(
+            "a replica's name is 1 to 64 of letters, digits, dot, underscore and hyphen",
+            subject=repr(name),
+            hint="choose another replica name",
+        )
 
 
 def replica_names(store: ObjectStore) -> list[str]:
@@ -200,24 +211,49 @@ def newest_machine(records: Sequence[Record]) -> MachineDescription | None:
 def hold(place: Place, seq: int, by: str) -> Iterator[bool]:
     """R2: keep what point `seq` needs from being merged away. Yields False without the right to write."""
     hold_id = str(ULID())
+    held = add_hold(place, hold_id, seq, by)
     try:
-        _change_holds(place, add=Hold(id=hold_id, seq=seq, by=by, since_version=0))
-    except StoreRefused:
-        yield False
-        return
-    try:
-        yield True
+        yield held
     finally:
-        _change_holds(place, drop=hold_id)
+        if held:
+            drop_hold(place, hold_id)
 
 
-def _change_holds(place: Place, *, add: Hold | None = None, drop: str = "") -> None:
+def add_hold(place: Place, hold_id: str, seq: int, by: str) -> bool:
+    """R2, for a reader that outlives this process: it notes `hold_id` durably before, and drops it in the end.
+
+    Harmless to repeat. False without the right to write.
+    """
+
+    def added(head: Head) -> Head:
+        if any(one.id == hold_id for one in head.holds):
+            return head
+        mine = Hold(id=hold_id, seq=seq, by=by, since_version=head.changes + 1)
+        return msgspec.structs.replace(head, holds=(*head.holds, mine))
+
+    try:
+        _change_head(place, added)
+    except StoreRefused:
+        return False
+    return True
+
+
+def drop_hold(place: Place, hold_id: str) -> None:
+    """End a hold; nothing happens if it is not there."""
+
+    def dropped(head: Head) -> Head:
+        return msgspec.structs.replace(head, holds=tuple(one for one in head.holds if one.id != hold_id))
+
+    _change_head(place, dropped)
+
+
+def _change_head(place: Place, change: Callable[[Head], Head]) -> None:
     for _ in range(100):
         head, version = read_head(place)
-        holds = tuple(one for one in head.holds if one.id != drop)
-        if add:
-            holds += (msgspec.structs.replace(add, since_version=head.changes + 1),)
-        changed = msgspec.structs.replace(head, holds=holds, changes=head.changes + 1)
+        changed = change(head)
+        if changed == head:
+            return
+        changed = msgspec.structs.replace(changed, changes=head.changes + 1)
         if not isinstance(place.store.swap(place.head, encode(changed), version), Conflict):
             return
-    raise Recoverable("the head changes too fast to add a hold", subject=place.subject(place.head))
+    raise Recoverable("the head changes too fast to add or drop a hold", subject=place.subject(place.head))

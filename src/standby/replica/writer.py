@@ -25,7 +25,7 @@ from standby.replica.documents import (
     digest,
     encode,
 )
-from standby.replica.journal import Place, StoredRecord, read_chain, read_head
+from standby.replica.journal import Place, StoredRecord, check_replica_name, read_chain, read_head
 from standby.replica.log import SealedLog
 
 _HEAD_READ = failpoints.declare("attach.head_read")
@@ -58,6 +58,7 @@ def create(store: ObjectStore, name: str, *, replica: UUID, origin: str, clock: 
 
     Creating the same replica again (same id) finds what is there, so an interrupted creation goes on.
     """
+    check_replica_name(name)
     place = Place(store, name)
     head = Head(replica=replica, name=name, created=clock.now().isoformat(), origin=origin)
     if isinstance(store.put_if_absent(place.head, encode(head)), Conflict):

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from standby.errors import InvalidRequest, Recoverable
+from standby.errors import InvalidRequest, NeedsPerson, Recoverable
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.log import SealedLog
@@ -51,6 +51,10 @@ CREATE TABLE IF NOT EXISTS entry (
 
 class BooksUnwritable(Recoverable):
     """The books cannot be written (no space, or the volume is gone); nothing was forgotten."""
+
+
+class BooksDamaged(NeedsPerson):
+    """The books' file is not what SQLite wrote there."""
 
 
 class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,9 +167,13 @@ class Books:
         self.folder = folder
         self._lock = threading.RLock()
         self._db = _connect(f"file:{quote(str(folder / _FILE))}")
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._db.executescript(_SCHEMA)
+        try:
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise _told(folder, error) from error
 
     @classmethod
     def reading(cls, folder: Path) -> Books:
@@ -185,9 +193,11 @@ class Books:
         return books
 
     def close(self) -> None:
+        """Let the books go; closing twice is harmless."""
         self._db.close()
         if self._lock_file >= 0:
             os.close(self._lock_file)
+            self._lock_file = -1
 
     def add(self, relationship: Relationship) -> None:
         """Enter a new relationship with its disks. Raises InvalidRequest if the machine has one."""
@@ -276,6 +286,12 @@ class Books:
                 [(reason, relationship, disk) for disk, reason in reasons.items()],
             )
 
+    def set_size(self, relationship: str, disk: str, size: int) -> None:
+        with self._write() as db:
+            db.execute(
+                "UPDATE disk SET size = ? WHERE relationship = ? AND id = ?", (size, relationship, disk)
+            )
+
     def set_scanned(self, relationship: str, disk: str, scanned: int) -> None:
         with self._write() as db:
             db.execute(
@@ -350,14 +366,25 @@ class Books:
                     self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                raise BooksUnwritable(
-                    f"the agent's books cannot be written: {error}",
-                    subject=str(self.folder),
-                    hint="make room on this volume",
-                ) from error
+                raise _told(self.folder, error) from error
+
+
+def _told(folder: Path, error: sqlite3.DatabaseError) -> BooksUnwritable | BooksDamaged:
+    if isinstance(error, sqlite3.OperationalError):
+        return BooksUnwritable(
+            f"the agent's books cannot be written: {error}",
+            subject=str(folder),
+            hint="make room on this volume",
+        )
+    return BooksDamaged(
+        f"the agent's books are damaged: {error}",
+        subject=str(folder / _FILE),
+        tried="reading them; replicas in stores are not concerned",
+        hint="move the file away and run `standby vm protect` again: the disks are compared by hashes, points stay",
+    )
 
 
 def _connect(uri: str) -> sqlite3.Connection:

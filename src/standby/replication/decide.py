@@ -23,14 +23,19 @@ class TargetAction(StrEnum):
 
 
 class View(NamedTuple):
-    """state. tracked: change tracking is in order. attached: this agent owns the replica. unknown: a disk's
-    known hashes are unusable. scanning: a disk's scan is not done. queued_scans, queued: entries that wait.
-    cycle_due, ship_due: the time has come (frequency; no retry is pending)."""
+    """What there is to decide from.
+
+    tracked: change tracking is in order. attached: this agent owns the replica. unknown: a disk's known hashes
+    are unusable. unlearned: they lack what the oldest entry holds. scanning: a disk's scan is not done.
+    queued, queued_scans: entries that wait, and those of them that are a scan's. cycle_due, ship_due: the time
+    has come (frequency; no retry is pending).
+    """
 
     state: State
     tracked: bool
     attached: bool
     unknown: bool
+    unlearned: bool
     scanning: bool
     queued: int
     queued_scans: int
@@ -48,6 +53,9 @@ def source_action(view: View) -> SourceAction:
         return SourceAction.WAIT
     if not view.tracked:
         return SourceAction.RECOVER if view.cycle_due else SourceAction.WAIT
+    if view.scanning and view.state not in (*_SCANNING, State.RESYNC_REQUIRED):
+        # A kill came between the loss and its state: recovering tells it.
+        return SourceAction.RECOVER
     if view.state in _SCANNING and view.scanning:
         # One scan's log waits at most: the store sets the pace, not the size of the spool.
         return SourceAction.WAIT if view.queued_scans else SourceAction.SCAN
@@ -66,4 +74,5 @@ def target_action(view: View) -> TargetAction:
         return TargetAction.ATTACH
     if view.unknown:
         return TargetAction.REFILL
-    return TargetAction.SHIP if view.queued else TargetAction.WAIT
+    # A shipped entry's logs are gone: what they hold must be known before.
+    return TargetAction.SHIP if view.queued and not view.unlearned else TargetAction.WAIT

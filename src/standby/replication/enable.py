@@ -14,11 +14,10 @@ from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.base import Hypervisor
 from standby.objects.base import ObjectStore
-from standby.objects.names import check_name
 from standby.objects.probe import probe
 from standby.records import Finding, MachineDescription
 from standby.replica import boot
-from standby.replica.journal import Place
+from standby.replica.journal import Place, check_replica_name
 from standby.replica.writer import create
 from standby.replication.books import UNKNOWN, Books, DiskBook, Relationship
 from standby.replication.policy import Policy
@@ -82,15 +81,17 @@ def prerequisites(
         findings.append(
             Finding(subject=request.spool, problem="it is no directory", fix="create it", blocks=True)
         )
-    for subject, ask in (
-        (store.url, lambda: probe(store)),
-        (request.replica, lambda: check_name(request.replica)),
-    ):
-        try:
-            ask()
-        except StandbyError as error:
-            findings.append(Finding(subject=subject, problem=str(error), fix=error.hint, blocks=True))
+    findings += _refused(store.url, lambda: probe(store))
+    findings += _refused(request.replica, lambda: check_replica_name(request.replica))
     return tuple(findings)
+
+
+def _refused(subject: str, ask: Callable[[], None]) -> list[Finding]:
+    try:
+        ask()
+    except StandbyError as error:
+        return [Finding(subject=subject, problem=str(error), fix=error.hint, blocks=True)]
+    return []
 
 
 def enable(

@@ -22,6 +22,10 @@ POLL: Final = 0.2
 """Seconds between two looks at the world while there is nothing to do."""
 
 
+_MAY_SCAN: Final = (State.INITIAL_REPLICATION, State.RESYNC_REQUIRED, State.RESYNCHRONIZING)
+"""The states in which a disk may wait for its scan."""
+
+
 class Observer(Protocol):
     """Told what happens; never asked."""
 
@@ -61,6 +65,7 @@ class Engine:
         self._observer = observer
         self._next_cycle = clock.monotonic()
         self._wanted = Consistency.CRASH
+        self._next_application = clock.monotonic()
         self._lock = threading.Lock()
 
     def request_application_consistent(self) -> None:
@@ -112,6 +117,10 @@ class Engine:
             tracked=self._source.ready,
             attached=self._target.attached,
             unknown=any(disk.learned == UNKNOWN for disk in relationship.disks),
+            unlearned=any(
+                disk.logs and queue[0].ordinal > relationship.disk(disk.id).learned
+                for disk in (queue[0].disks if queue else ())
+            ),
             scanning=any(disk.scan and disk.scanned < disk.size for disk in relationship.disks),
             queued=len(queue),
             queued_scans=sum(entry.kind == "scan" for entry in queue),
@@ -161,8 +170,9 @@ class Engine:
         return action
 
     def _recover(self) -> None:
-        lost = self._source.recover()
-        if lost and self._state() is not State.INITIAL_REPLICATION:
+        self._source.recover()
+        # Asked of the books, not of what was lost just now: a kill may have come between noting it and here.
+        if self.view().scanning and self._state() not in _MAY_SCAN:
             self._apply(Event.TRACKING_LOST)
         if self._state() is State.RESYNC_REQUIRED:
             self._apply(Event.RESYNC_STARTED)
@@ -177,12 +187,17 @@ class Engine:
         began = self._clock.monotonic()
         if self._state() is State.PROTECTED:
             self._apply(Event.CYCLE_BEGAN)
+        hours = self._relationship().policy.application_consistent_hours
         wanted, self._wanted = self._wanted, Consistency.CRASH
+        if hours and began >= self._next_application:
+            wanted = Consistency.APPLICATION
         try:
             report = self._source.cycle(wanted)
         except StandbyError:
             self._wanted = wanted
             raise
+        if wanted is Consistency.APPLICATION:
+            self._next_application = began + hours * 3600
         if self._state() is State.DELTA:
             self._apply(Event.CYCLE_ENDED)
         self._observer.cycle(report)
@@ -190,13 +205,18 @@ class Engine:
 
     def _attach(self) -> None:
         if not self._target.attach():
-            self._source.let_go()
+            self._source_anew()
             if self._state() is not State.INITIAL_REPLICATION:
                 self._apply(Event.TRACKING_LOST)
 
     def _refill(self) -> None:
         self._target.refill(self._source.known_path)
+        self._source_anew()
+
+    def _source_anew(self) -> None:
+        """What the source builds on has changed: it brings itself in order again, and at once."""
         self._source.let_go()
+        self._next_cycle = self._clock.monotonic()
 
     def _ship(self) -> None:
         entry = self._books.queue(self._id)[0]
@@ -204,9 +224,16 @@ class Engine:
         relationship = self._books.get(self._id)
         if relationship.failures or relationship.error:
             self._books.set_error(self._id, "", 0, None, None)
-        if entry.kind == "point" and relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING):
+        if relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING) and self._closed(
+            relationship
+        ):
             self._apply(Event.CLOSED)
         self._observer.committed(record)
+
+    def _closed(self, relationship: Relationship) -> bool:
+        """Whether the point that closes the scan is committed, and not one that was queued before the loss."""
+        waiting = any(entry.kind == "point" for entry in self._books.queue(self._id))
+        return not waiting and not any(disk.scan for disk in relationship.disks)
 
     def _retry_later(self, error: Recoverable) -> None:
         now = self._clock.now().timestamp()

@@ -22,9 +22,13 @@ _HOLE = np.void(bytes(HASH_BYTES))
 class KnownBlocks:
     """The hashes of one disk's blocks. `lookup` may be called by several threads at once."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """create: begin with knowing nothing. Raises FileNotFoundError without, if the file is missing:
+        an empty one in its place would claim that the replica has zeros everywhere."""
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        self._file = os.open(path, flags, 0o600)
 
     def lookup(self, blocks: Blocks) -> Hashes:
         """The hash that the replica has of each block (ascending numbers)."""

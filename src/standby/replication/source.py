@@ -5,7 +5,7 @@ The rules are C1 to C7 of docs/protocol.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,7 +15,8 @@ from ulid import ULID
 from standby import failpoints
 from standby.block.extent import Extent
 from standby.clock import Clock
-from standby.hypervisor.base import Consistency, Hypervisor, Tracking, TrackingLost
+from standby.errors import Bug, Recoverable
+from standby.hypervisor.base import Consistency, Hypervisor, Lost, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.log import SealedLog, open_local
@@ -34,6 +35,7 @@ SCAN_STEP: Final = 256 << 20
 
 _RECOVERED = failpoints.declare("source.recovered")
 _BEGUN = failpoints.declare("source.begun")
+_LOSS_NOTED = failpoints.declare("source.loss_noted")
 _SCAN_READ = failpoints.declare("scan.read")
 _SCAN_SEALED = failpoints.declare("scan.sealed")
 _SCAN_ENTERED = failpoints.declare("scan.entered")
@@ -52,6 +54,10 @@ ScanProgress = Callable[[str, int], None]
 
 def no_progress(_disk: str, _count: int) -> None:
     """For those who do not ask."""
+
+
+class HashesUnknown(Recoverable):
+    """What the replica has of a disk must first be learned from the store (C5)."""
 
 
 class CycleReport(NamedTuple):
@@ -100,8 +106,9 @@ class Source:
         """
         self.let_go()
         relationship = self._books.get(self._id)
-        self._spool.remove_orphans(relationship)
+        # Needs no machine, and comes before anything is shipped: what is shipped cannot be learned any more.
         self._catch_up(relationship)
+        self._spool.remove_orphans(relationship)
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
             stack.callback(tracking.close)
@@ -109,11 +116,13 @@ class Source:
             _RECOVERED.reach()
             lost = {disk: reason.value for disk, reason in found.items() if reason is not None}
             if lost:
+                self._note_sizes({disk for disk, reason in found.items() if reason is Lost.RESIZED})
                 self._books.require_scan(self._id, lost)
                 number = relationship.active + 1
                 tracking.begin(number, sorted(lost))
                 _BEGUN.reach()
                 self._books.set_active(self._id, number)
+                _LOSS_NOTED.reach()
             stack.pop_all()
         self._tracking = tracking
         return lost
@@ -124,6 +133,7 @@ class Source:
         Returns the entry with what differed, or None if nothing did.
         """
         relationship = self._books.get(self._id)
+        self._refuse_unknown(relationship)
         disk = relationship.disk(disk_id)
         known = self._known_blocks(disk_id)
         log = self._spool.new_log(relationship, disk_id, disk.size)
@@ -157,6 +167,8 @@ class Source:
     def cycle(self, consistency: Consistency = Consistency.CRASH, kind: Kind = "point") -> CycleReport:
         """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds."""
         relationship = self._books.get(self._id)
+        self._refuse_unknown(relationship)
+        self._refuse_unscanned(relationship)
         machine = self._describe()
         logs = {disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks}
         with ExitStack() as stack:
@@ -335,6 +347,39 @@ class Source:
                 self._learn(entry)
 
     def _known_blocks(self, disk_id: str) -> KnownBlocks:
+        """Raises HashesUnknown until the target has learned from the store what the replica has."""
         if disk_id not in self._known:
-            self._known[disk_id] = KnownBlocks(self.known_path(disk_id))
+            try:
+                known = KnownBlocks(self.known_path(disk_id))
+            except FileNotFoundError:
+                self._books.set_learned(self._id, [disk_id], UNKNOWN)
+                raise self._hashes_unknown(disk_id) from None
+            self._known[disk_id] = known
         return self._known[disk_id]
+
+    def _hashes_unknown(self, disk_id: str) -> HashesUnknown:
+        return HashesUnknown(
+            "it is not known here what the replica has of this disk",
+            subject=disk_id,
+            tried="nothing was read or sent",
+            hint="it is learned from the store as soon as that can be reached",
+        )
+
+    def _note_sizes(self, resized: Collection[str]) -> None:
+        """From here on points have the disks' new sizes; older points keep theirs."""
+        for disk in self._describe().disks:
+            if disk.id in resized:
+                self._books.set_size(self._id, disk.id, disk.size)
+
+    def _refuse_unscanned(self, relationship: Relationship) -> None:
+        for disk in relationship.disks:
+            if disk.scan and disk.scanned < disk.size:
+                raise Bug(
+                    "a point would close a scan that is not done",
+                    subject=f"{relationship.machine}, {disk.id}",
+                )
+
+    def _refuse_unknown(self, relationship: Relationship) -> None:
+        for disk in relationship.disks:
+            if disk.learned == UNKNOWN:
+                raise self._hashes_unknown(disk.id)

@@ -71,6 +71,8 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.RESYNCHRONIZING, Event.TRACKING_LOST): State.RESYNC_REQUIRED,
     (State.RESYNCHRONIZING, Event.CLOSED): State.PROTECTED,
     (State.PROTECTED, Event.SEALED): State.SEALED,
+    # Taken back by an operator: what the other writer left there decides how much must be compared.
+    (State.FENCED, Event.STARTED): State.RESYNC_REQUIRED,
     **{(state, Event.PAUSED): State.PAUSED for state in _LIVE},
     **{(state, Event.FENCED): State.FENCED for state in (*_LIVE, State.PAUSED)},
 }

@@ -87,7 +87,7 @@ class Target:
         log = ReplicaLog.read(self._store, relationship.replica)
         newest = last_state(log.records)
         for disk_id in unknown:
-            table = KnownBlocks(known(disk_id))
+            table = KnownBlocks(known(disk_id), create=True)
             try:
                 table.clear()
                 if newest and newest.disk(disk_id):
@@ -105,6 +105,10 @@ class Target:
         """Upload the entry's logs, commit its record, then forget it. Harmless to repeat."""
         if self._writer is None:
             raise AssertionError("attach() comes first")
+        if done := self._writer.committed(entry.nonce):
+            # Committed before, and then the books could not be written.
+            self._forget(entry)
+            return done
         states = tuple(
             DiskState(
                 id=disk.id,

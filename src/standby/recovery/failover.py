@@ -1,0 +1,254 @@
+"""Test failover: a point's machine started in isolation from the replica, beside the machine it copies.
+
+Every test has a run directory with all that it owns on this host; any process can look at it, mend it, go on
+with it or clean it up from there. The machine is named `<name> - Test`, as Hyper-V Replica names it, and there
+is at most one test of a replica below one root of run directories. Tasks are called as Azure Site Recovery
+calls those of its test failover job.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+from ulid import ULID
+
+from standby.clock import Clock, SystemClock
+from standby.errors import Damaged, InvalidRequest, StandbyError
+from standby.hypervisor.base import MachineNotFound
+from standby.hypervisor.host import MachineState, NotBooted, RecoveryHost, RunningMachine
+from standby.objects.address import open_store
+from standby.records import Finding, MachineDescription
+from standby.recovery import prerequisites, run_directory, serving
+from standby.recovery.failover_steps import MACHINE, DiskOrder, Order, Work
+from standby.recovery.run_directory import FileRows
+from standby.recovery.serving import Source
+from standby.recovery.steps import Journal, Row, Workflow
+from standby.replica.journal import ReplicaLog
+
+CLEAN_UP: Final = "standby failover cleanup {run}"
+MEND: Final = "standby failover mend {run}"
+"""Commands that messages name."""
+
+CLEAN_UP_TASK: Final = "Clean up test failover"
+
+Told = Callable[[Row], None]
+"""Told the row of every step that begins or ends."""
+
+
+class TestInProgress(InvalidRequest):
+    """There is a test failover of this replica already."""
+
+    __test__ = False  # for pytest: no collection of tests
+
+
+class Phase(StrEnum):
+    STARTING = "starting"
+    """Not complete: at work, or interrupted."""
+    RUNNING = "running"
+    ENDED = "ended"
+    """It was started, and the machine has ended since."""
+    CLEANING_UP = "cleaning up"
+
+
+class Request(NamedTuple):
+    """point: see `ReplicaLog.point`. boot_limit: seconds to wait for the guest agent; None where the machine
+    has none, then nothing is waited for."""
+
+    store: str
+    replica: str
+    point: str = "newest"
+    boot_limit: float | None = 300.0
+
+
+class Times(NamedTuple):
+    """Seconds from the command; None for what is not known (yet)."""
+
+    first_instruction: float | None
+    agent: float | None
+
+
+class FailoverTest(NamedTuple):
+    """A test failover as it stands now. held: whether a hold keeps the point; without it a merge may take it
+    away under the machine. problems: what the machine suffers from, each with what to do."""
+
+    run: Path
+    tag: str
+    name: str
+    store: str
+    replica: str
+    seq: int
+    phase: Phase
+    held: bool
+    times: Times
+    journal: Journal
+    problems: tuple[Finding, ...]
+
+
+def start(
+    request: Request,
+    root: Path,
+    host: RecoveryHost,
+    *,
+    clock: Clock | None = None,
+    told: Told | None = None,
+) -> FailoverTest:
+    """Start a test failover and return when the guest has booted. root: where run directories are.
+
+    Raises NotReady with every finding; TestInProgress; what the steps raise. What was begun is then cleaned up,
+    except for a machine that started and does not boot (NotBooted): that stays to be looked at.
+    """
+    clock = clock or SystemClock()
+    asked = clock.now().timestamp()
+    log = ReplicaLog.read(open_store(request.store), request.replica)
+    record = log.point(request.point)
+    machine = prerequisites.machine_at(record, request.replica)
+    order = Order(
+        tag=run_directory.new_tag(),
+        store=log.place.store.url,
+        replica=request.replica,
+        replica_id=log.head.replica,
+        seq=record.seq,
+        machine=_test_machine(machine, {disk.id for disk in record.disks}),
+        disks=tuple(
+            DiskOrder(id=disk.id, size=disk.size)
+            for disk in record.disks
+            if disk.id in {described.id for described in machine.disks}
+        ),
+        hold=str(ULID()),
+        by=f"test failover on {os.uname().nodename}",
+        asked=asked,
+        boot_limit=request.boot_limit,
+    )
+    root = root.absolute()
+    with run_directory.root_lock(root):
+        _refuse_second(root, log.head.replica, request.replica)
+        run = run_directory.make(root, order.tag, order, Work(root / order.tag, order, host, clock).journal())
+    try:
+        return resume(run, host, clock=clock, told=told)
+    except NotBooted as error:
+        error.hint += f"; `{CLEAN_UP.format(run=run)}` removes the machine"
+        raise
+    except (StandbyError, KeyboardInterrupt) as error:
+        try:
+            clean_up(run, host, clock=clock, told=told)
+        except StandbyError as second:
+            error.add_note(
+                f"Cleaning up failed too: {second}. `{CLEAN_UP.format(run=run)}` takes it up again."
+            )
+        raise
+
+
+def resume(
+    run: Path, host: RecoveryHost, *, clock: Clock | None = None, told: Told | None = None
+) -> FailoverTest:
+    """Go on with a test that was interrupted. Raises CleanUpBegun, NoRecovery, RecoveryBusy, as `start`."""
+    run = run.absolute()
+    with run_directory.run_lock(run):
+        order = run_directory.read_order(run, Order)
+        work = Work(run, order, host, clock or SystemClock())
+        Workflow(work.steps(), FileRows(run), work.clock).run(told)
+    return look(run, host)
+
+
+def clean_up(run: Path, host: RecoveryHost, *, clock: Clock | None = None, told: Told | None = None) -> None:
+    """End the machine and remove everything of the test: processes, overlays, run directory, hold.
+
+    May be repeated until it succeeds; from any process. Raises NoRecovery for what is no run directory of ours,
+    RecoveryBusy while another process works on it, and what stands in the way of a step.
+    """
+    run = run.absolute()
+    if run_directory.finish_removal(run):
+        return
+    with run_directory.run_lock(run):
+        order = run_directory.read_order(run, Order)
+        work = Work(run, order, host, clock or SystemClock())
+
+        def retold(row: Row) -> None:
+            if told:
+                told(msgspec.structs.replace(row, task=CLEAN_UP_TASK))
+
+        Workflow(work.steps(), FileRows(run), work.clock).undo(retold)
+        run_directory.remove(run)
+
+
+def list_tests(root: Path, host: RecoveryHost) -> list[FailoverTest]:
+    """The tests below `root`, oldest first."""
+    return [look(run, host) for run in run_directory.recoveries(root.absolute())]
+
+
+def look(run: Path, host: RecoveryHost) -> FailoverTest:
+    """A test as it stands now. Raises NoRecovery."""
+    run = run.absolute()
+    order = run_directory.read_order(run, Order)
+    journal = FileRows(run).load()
+    facts = {name: value for row in journal.rows for name, value in row.facts.items()}
+    phase = _phase(journal, run, host)
+    problems = serving.problems(order.sources(run), MEND.format(run=run)) if phase is Phase.RUNNING else []
+    return FailoverTest(
+        run=run,
+        tag=order.tag,
+        name=order.machine.name,
+        store=order.store,
+        replica=order.replica,
+        seq=order.seq,
+        phase=phase,
+        held=facts.get("held") == 1,
+        times=Times(facts.get("first_instruction"), facts.get("agent")),
+        journal=journal,
+        problems=tuple(problems),
+    )
+
+
+def machine(run: Path, host: RecoveryHost) -> RunningMachine:
+    """The machine of a test. Raises MachineNotFound if none was started yet."""
+    return host.find(run.absolute() / MACHINE)
+
+
+def mend(run: Path) -> list[str]:
+    """Start the servers that died again; a machine that waits for them goes on. Which disks they serve."""
+    run = run.absolute()
+    with run_directory.run_lock(run):
+        dead = serving.dead(run_directory.read_order(run, Order).sources(run))
+        serving.start(dead)
+    return [source.disk for source in dead]
+
+
+def sources(run: Path) -> Sequence[Source]:
+    """The disks of a test and where they are served."""
+    return run_directory.read_order(run.absolute(), Order).sources(run.absolute())
+
+
+def _test_machine(machine: MachineDescription, disks: set[str]) -> MachineDescription:
+    return msgspec.structs.replace(
+        machine,
+        name=f"{machine.name} - Test",
+        disks=tuple(disk for disk in machine.disks if disk.id in disks),
+    )
+
+
+def _refuse_second(root: Path, replica: UUID, name: str) -> None:
+    for other in run_directory.recoveries(root):
+        if run_directory.read_order(other, Order).replica_id == replica:
+            raise TestInProgress(
+                f"there is a test failover of it already, in {other}",
+                subject=name,
+                hint=f"clean it up first: {CLEAN_UP.format(run=other)}",
+            )
+
+
+def _phase(journal: Journal, run: Path, host: RecoveryHost) -> Phase:
+    if journal.undoing:
+        return Phase.CLEANING_UP
+    try:
+        state = machine(run, host).state()
+    except (MachineNotFound, Damaged):
+        return Phase.STARTING
+    if state is MachineState.GONE:
+        return Phase.ENDED if journal.complete else Phase.STARTING
+    return Phase.RUNNING

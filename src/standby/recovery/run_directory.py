@@ -1,0 +1,189 @@
+"""Run directories: what one recovery has on this host, and the documents in it that survive a crash.
+
+`<root>/<tag>/` appears complete by one rename and disappears by one, so a directory with a tag for a name is
+either a recovery with its order and its rows, or none of ours. A directory on its way in or out is named
+`.new-<tag>` or `.gone-<tag>`; whoever holds the root's lock may remove those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from standby import failpoints
+from standby.errors import Damaged, InvalidRequest, Recoverable
+from standby.hypervisor.base import MachineNotFound
+from standby.recovery.steps import Journal
+
+ORDER: Final = "order.json"
+ROWS: Final = "rows.json"
+_TAG: Final = re.compile(r"[0-9a-f]{16}")
+_BUSY: Final = "lock"
+
+_MADE = failpoints.declare("run_directory.made")
+_NAMED = failpoints.declare("run_directory.named")
+_GONE = failpoints.declare("run_directory.gone")
+
+
+class RecoveryBusy(Recoverable):
+    """Another process is working on the same recovery right now."""
+
+
+class NoRecovery(MachineNotFound):
+    """The directory is no run directory of a recovery."""
+
+
+_T = TypeVar("_T")
+
+
+def new_tag() -> str:
+    """What tells one recovery from every other. Short: sockets lie below it (unix(7): 107 bytes)."""
+    return secrets.token_hex(8)
+
+
+def make(root: Path, tag: str, order: msgspec.Struct, journal: Journal) -> Path:
+    """The run directory, with its documents, durable. The caller holds the root's lock."""
+    fresh = root / f".new-{tag}"
+    fresh.mkdir(mode=0o700)
+    write(fresh / ORDER, msgspec.json.encode(order))
+    write(fresh / ROWS, msgspec.json.encode(journal))
+    _MADE.reach()
+    run = root / tag
+    fresh.rename(run)
+    _sync(root)
+    _NAMED.reach()
+    return run
+
+
+def remove(run: Path) -> None:
+    """Remove a run directory whose recovery is clean."""
+    gone = _gone(run)
+    with root_lock(run.parent):
+        run.rename(gone)
+        _sync(run.parent)
+        _GONE.reach()
+        shutil.rmtree(gone)
+
+
+def finish_removal(run: Path) -> bool:
+    """Whether the directory was being removed when a process died; then it is gone now."""
+    if not _gone(run).is_dir():
+        return False
+    with root_lock(run.parent):
+        return True
+
+
+def _gone(run: Path) -> Path:
+    return run.with_name(f".gone-{run.name}")
+
+
+def recoveries(root: Path) -> list[Path]:
+    """The run directories below `root`, oldest first; none if the root is not there."""
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if _TAG.fullmatch(path.name) and (path / ORDER).is_file()]
+    return sorted(found, key=lambda path: (path / ORDER).stat().st_mtime_ns)
+
+
+@contextlib.contextmanager
+def root_lock(root: Path) -> Iterator[None]:
+    """Whether a recovery may start is decided by one process at a time; also sweeps what killed ones left."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(
+            f"cannot be made: {error.strerror}", subject=str(root), hint="choose another run directory"
+        ) from error
+    with _lock(root / ".lock", wait=True):
+        for leftover in root.iterdir():
+            kind, _, tag = leftover.name.partition("-")
+            if kind in (".new", ".gone") and _TAG.fullmatch(tag):
+                shutil.rmtree(leftover)
+        yield
+
+
+@contextlib.contextmanager
+def run_lock(run: Path) -> Iterator[None]:
+    """Work on one recovery. Raises RecoveryBusy while another process does, NoRecovery."""
+    if not (_TAG.fullmatch(run.name) and (run / ORDER).is_file()):
+        raise NoRecovery("this is no run directory of a recovery; nothing was done to it", subject=str(run))
+    with _lock(run / _BUSY, wait=False):
+        yield
+
+
+def read_order(run: Path, kind: type[_T]) -> _T:
+    return _read(run / ORDER, kind)
+
+
+class FileRows:
+    """`Rows` in a run directory."""
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / ROWS
+
+    def load(self) -> Journal:
+        return _read(self._path, Journal)
+
+    def save(self, journal: Journal) -> None:
+        write(self._path, msgspec.json.encode(journal))
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace the file by one rename, durably. Raises Recoverable when the file system refuses."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise Recoverable(
+            f"cannot be written: {error.strerror}",
+            subject=str(path),
+            hint="see whether its file system has space and is writable, then try again",
+        ) from error
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError as error:
+        raise NoRecovery("this is no run directory of a recovery", subject=str(path.parent)) from error
+    except msgspec.DecodeError as error:
+        raise Damaged(f"it cannot be read: {error}", subject=str(path)) from error
+
+
+@contextlib.contextmanager
+def _lock(path: Path, *, wait: bool) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise RecoveryBusy(
+                "another process is working on this recovery",
+                subject=str(path.parent),
+                hint="wait for it to end, then look again",
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

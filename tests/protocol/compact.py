@@ -1,0 +1,252 @@
+"""Model of opening (R1-R5) against merging (M1-M4) and the sweep of orphaned layers (S2).
+
+Four committed points with a log each, two maintenance workers (one may be a zombie), one reader. Each step is
+one store operation, and a worker may stall or die between any two. Design section 4 states the rules;
+`without` leaves some out, to show that each is needed.
+
+A store may tell versions by content (a hash, as the directory store and S3 do). A head written back unchanged
+then has its old version, and a swap that stalled before still succeeds. Hence the rule `generation`: every
+swap changes the head. In this model the content of the head IS its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import Final, Literal, NamedTuple
+
+from tests.protocol.explore import Outcome, Step, explore
+
+Rule = Literal["R2", "M3", "M4", "S2", "generation"]
+
+
+class Bounds(NamedTuple):
+    points: int = 4
+    runs: int = 2  # of each worker
+    opens: int = 2
+
+
+class Layer(NamedTuple):
+    """Replaces the logs of points first+1..last. since: the generation that brought it into the head."""
+
+    first: int
+    last: int
+    name: str
+    since: int
+
+
+class Hold(NamedTuple):
+    point: int
+    since: int
+
+
+class Head(NamedTuple):
+    generation: int
+    layers: tuple[Layer, ...] = ()
+    holds: tuple[Hold, ...] = ()
+
+
+class Worker(NamedTuple):
+    """name: makes the layers' names its own. seen: the head it planned from. drop: objects to delete, logs
+    and layers; records: those of merged points, which go last."""
+
+    name: str
+    at: str = "M1"
+    runs: int = 0
+    seen: Head | None = None
+    first: int = 0
+    last: int = 0
+    drop: frozenset[str] = frozenset()
+    records: frozenset[int] = frozenset()
+
+
+class Reader(NamedTuple):
+    at: str = "R1"
+    opens: int = 0
+    point: int = 0
+    seen: Head | None = None
+    left: tuple[str, ...] = ()
+
+
+class State(NamedTuple):
+    head: Head
+    records: frozenset[int]
+    objects: frozenset[str]
+    workers: tuple[Worker, Worker]
+    reader: Reader
+
+
+class CompactModel:
+    def __init__(self, bounds: Bounds, without: Set[Rule] = frozenset()) -> None:
+        self._bounds = bounds
+        self._without = without
+        self._points: Final = range(1, bounds.points + 1)
+
+    def run(self) -> Outcome:
+        return explore(self.initial(), self.steps, self.broken)
+
+    def initial(self) -> State:
+        return State(
+            Head(0),
+            frozenset(self._points),
+            frozenset(log_of(point) for point in self._points),
+            (Worker("x"), Worker("y")),
+            Reader(),
+        )
+
+    def steps(self, state: State) -> Iterator[Step[State]]:
+        for index, worker in enumerate(state.workers):
+            other = state.workers[1 - index]
+            for rule, after, changed in self._work(state, worker):
+                pair = (after, other) if index == 0 else (other, after)
+                yield Step(rule, changed._replace(workers=pair))
+        yield from self._read(state)
+
+    # -- merge and sweep
+
+    def _work(self, state: State, worker: Worker) -> Iterator[_Move]:
+        head = state.head
+        idle = Worker(worker.name, runs=worker.runs)
+        if worker.at == "M1":
+            if worker.runs < self._bounds.runs:
+                yield from self._plan(state, idle._replace(runs=worker.runs + 1))
+            return
+        yield _Move("death", idle, state)
+        if worker.at == "M2":
+            if _held(head, worker):
+                yield _Move("M2 held", idle, state)
+            else:
+                made = state._replace(objects=state.objects | {_output(worker)})
+                yield _Move("M2", worker._replace(at="M3"), made)
+        elif worker.at == "M3":
+            planned = head == worker.seen
+            again = "M3" in self._without and all(layer.last <= worker.first for layer in head.layers)
+            if (planned or again) and not _held(head, worker):
+                layer = Layer(worker.first, worker.last, _output(worker), head.generation + 1)
+                merged = Head(head.generation + 1, (*head.layers, layer), head.holds)
+                yield _Move("M3", idle, state._replace(head=merged))
+            else:
+                yield _Move("M3 conflict", idle, state)
+        elif worker.at == "S2":
+            if head == worker.seen:
+                step = 0 if "generation" in self._without else 1
+                swapped = state._replace(head=head._replace(generation=head.generation + step))
+                yield _Move("S2", worker._replace(at="delete", seen=None), swapped)
+            else:
+                yield _Move("S2 conflict", idle, state)
+        elif worker.drop:
+            name = min(worker.drop)
+            left = worker._replace(drop=worker.drop - {name})
+            yield _Move("delete", left, state._replace(objects=state.objects - {name}))
+        elif worker.records:
+            point = min(worker.records)
+            rest = worker._replace(records=worker.records - {point})
+            yield _Move("delete record", rest, state._replace(records=state.records - {point}))
+        else:
+            yield _Move("done", idle, state)
+
+    def _plan(self, state: State, worker: Worker) -> Iterator[_Move]:
+        """M1: from one reading of the head a run merges, deletes what was replaced, or sweeps orphans."""
+        head = state.head
+        top = max((layer.last for layer in head.layers), default=0)
+        for last in range(top + 2, self._bounds.points + 1):
+            yield _Move("M1", worker._replace(at="M2", seen=head, first=top, last=last), state)
+        replaced = [
+            layer
+            for layer in head.layers
+            if "M4" in self._without or all(hold.since > layer.since for hold in head.holds)
+        ]
+        if replaced:
+            logs = {log_of(p) for layer in replaced for p in range(layer.first + 1, layer.last + 1)}
+            inner = {p for layer in replaced for p in range(layer.first + 1, layer.last)}
+            yield _Move(
+                "M4", worker._replace(at="delete", drop=frozenset(logs), records=frozenset(inner)), state
+            )
+        known = {layer.name for layer in head.layers}
+        orphans = frozenset(name for name in state.objects if name[0] == "m" and name not in known)
+        if orphans and "S2" in self._without:
+            yield _Move("S2 left out", worker._replace(at="delete", drop=orphans), state)
+        elif orphans:
+            yield _Move("S2 plan", worker._replace(at="S2", seen=head, drop=orphans), state)
+
+    # -- open
+
+    def _read(self, state: State) -> Iterator[Step[State]]:
+        head, reader = state.head, state.reader
+        idle = Reader(opens=reader.opens)
+        if reader.at == "R1":
+            if reader.opens < self._bounds.opens:
+                for point in (2, self._bounds.points):
+                    if not any(layer.first < point < layer.last for layer in head.layers):
+                        chosen = Reader("R2", reader.opens + 1, point, head)
+                        yield Step("R1", state._replace(reader=chosen))
+        elif reader.at == "R2":
+            if "R2" in self._without:
+                yield Step("R2 left out", state._replace(reader=reader._replace(at="R3", seen=head)))
+            elif head == reader.seen:
+                hold = Hold(reader.point, head.generation + 1)
+                held = Head(head.generation + 1, head.layers, (*head.holds, hold))
+                yield Step("R2", state._replace(head=held, reader=reader._replace(at="R3", seen=held)))
+            else:
+                yield Step("R2 conflict", state._replace(reader=idle))
+        elif reader.at == "R3":
+            assert reader.seen is not None
+            need = needed(state.records, reader.seen.layers, reader.point)
+            if need is None:
+                yield Step("R4", state, f"point {reader.point} cannot be opened under its hold")
+            else:
+                reading = Reader("R5", reader.opens, reader.point, left=need)
+                yield Step("R4", state._replace(reader=reading))
+        elif reader.left:
+            name, *rest = reader.left
+            wrong = None if name in state.objects else f"{name} is gone under the hold of its reader"
+            yield Step("R5", state._replace(reader=reader._replace(left=tuple(rest))), wrong)
+        else:
+            released = Head(head.generation + 1, head.layers, ())
+            yield Step("release", state._replace(head=released, reader=idle))
+
+    # -- invariants
+
+    def broken(self, state: State) -> str | None:
+        for layer in state.head.layers:
+            if layer.name not in state.objects:
+                return f"layer {layer.name} is referenced but gone"
+        need = needed(state.records, state.head.layers, self._bounds.points)
+        if need is None or not state.objects.issuperset(need):
+            return "the newest point cannot be opened"
+        return None
+
+
+class _Move(NamedTuple):
+    rule: str
+    worker: Worker
+    state: State
+
+
+def log_of(point: int) -> str:
+    return f"p{point}"
+
+
+def needed(records: Set[int], layers: tuple[Layer, ...], point: int) -> tuple[str, ...] | None:
+    """R4: the objects that open `point`, the longest fitting layers first. None: it cannot be opened."""
+    need: list[str] = []
+    at = 0
+    while at < point:
+        fitting = [layer for layer in layers if layer.first == at and layer.last <= point]
+        if fitting:
+            best = max(fitting, key=lambda layer: layer.last)
+            need.append(best.name)
+            at = best.last
+        elif at + 1 in records:
+            at += 1
+            need.append(log_of(at))
+        else:
+            return None
+    return tuple(need)
+
+
+def _output(worker: Worker) -> str:
+    return f"m{worker.name}{worker.runs}"
+
+
+def _held(head: Head, worker: Worker) -> bool:
+    return any(worker.first < hold.point < worker.last for hold in head.holds)

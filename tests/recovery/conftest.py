@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from standby.objects.directory import DirectoryStore
+from standby.replica.documents import Head
+from standby.replica.format import BLOCK, HEADER_SIZE
+from standby.replica.journal import Place, ReplicaLog, read_head
+from standby.replica.writer import Writer, attach, create
+from tests.support.replicas import REPLICA, FixedClock, ModelDisk, commit_point, new_id
+
+NAME = "web"
+
+
+class Replica:
+    """A replica in a directory store, whose disks' true content is known."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "store"
+        self.spool = folder / "spool"
+        self.spool.mkdir()
+        self.store = DirectoryStore(self.root, create=True)
+        create(self.store, NAME, replica=REPLICA, origin="host-a", clock=FixedClock())
+        self.writer: Writer = attach(
+            self.store, NAME, owner="agent@host-a", clock=FixedClock(), new_id=new_id
+        )
+
+    @property
+    def head(self) -> Head:
+        return read_head(Place(self.store, NAME))[0]
+
+    def log(self) -> ReplicaLog:
+        return ReplicaLog.read(self.store, NAME)
+
+    def commit(self, *disks: ModelDisk) -> int:
+        """The point's number."""
+        return commit_point(self.writer, list(disks), self.spool).seq
+
+    def damage(self, disk: str, into: int = 3 * BLOCK + 100) -> None:
+        """Change one byte of the first frame of the newest log of a disk, `into` bytes behind its begin."""
+        state = self.log().point().disk(disk)
+        assert state
+        path = self.root / NAME / state.logs[-1].name
+        path.chmod(0o600)
+        with path.open("r+b") as file:
+            file.seek(HEADER_SIZE + into)
+            byte = file.read(1)[0]
+            file.seek(HEADER_SIZE + into)
+            file.write(bytes([byte ^ 0xFF]))
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Replica:
+    return Replica(tmp_path)
