@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
+from standby.cli.app import run
 from standby.objects.directory import DirectoryStore
 from standby.replica.format import BLOCK
 from standby.replica.writer import attach, create
@@ -28,15 +31,15 @@ class Done(NamedTuple):
 
 
 def standby(*arguments, columns: int = 60) -> Done:
-    """Run the program as a shell would, on a narrow terminal's width."""
-    done = subprocess.run(
-        [PROGRAM, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": str(columns), "TZ": "UTC"},
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    """Run a command in this process, which saves a start each time, as in a pipe of that width."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {"COLUMNS": str(columns)}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        status = run([str(argument) for argument in arguments])
+    return Done(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

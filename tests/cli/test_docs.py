@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from standby.cli.app import app
+from standby.cli.demo import _measured
+from standby.demo.scenario import Outcome, Point
+from standby.objects.directory import DirectoryStore
+from standby.replica.journal import ReplicaLog
 from tests.cli import reference
 
 NAMED = re.compile(r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover) [a-z]+|demo[-a-z]*))", re.MULTILINE)
@@ -27,6 +32,42 @@ def commands() -> set[str]:
         return {one for name, child in inner.items() for one in walk(child, f"{path} {name}")} | {path}
 
     return walk(typer.main.get_command(app), "standby")
+
+
+def leaves() -> dict[str, Any]:
+    """Every command that does something, by its whole name."""
+
+    def walk(command, path):
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            return {path: command}
+        return {
+            name: one for word, child in inner.items() for name, one in walk(child, f"{path} {word}").items()
+        }
+
+    return walk(typer.main.get_command(app), "standby")
+
+
+def test_every_option_that_the_guide_uses_exists():
+    text = (ROOT / "docs" / "operator-guide.md").read_text()
+    used = [
+        line for line in re.findall(r"^standby .+$|`(?=standby )[^`]+`", text, re.MULTILINE) if "--" in line
+    ]
+    assert len(used) >= 5
+    for line in (one.strip("`") for one in used):
+        name = next(known for known in leaves() if line.startswith(f"{known} "))
+        options = {option for param in leaves()[name].params for option in param.opts}
+        assert set(re.findall(r"--[a-z-]+", line)) <= options, line
+
+
+def test_every_key_of_the_demo_is_documented(disk, store):
+    record = ReplicaLog.read(DirectoryStore(store), "web").point("newest")
+    point = Point(record, lag=1.0, rpo=2.0, changed=3, sent=4, window=0.5)
+    outcome = Outcome(1, 2, 3.0, (point,), 4.0, 5.0, 6, 7, 8, 9)
+    said = _measured(outcome, 10.0)
+    keys = {*said, *said["initial_replication"], *said["deltas"][0], *said["verified"]}
+    (paragraph,) = re.findall(r"`standby demo --json` prints.*?\n\n", reference.DOC.read_text(), re.DOTALL)
+    assert keys == set(re.findall(r"`([a-z_]+)`", paragraph))
 
 
 def test_every_command_that_a_page_or_a_message_names_exists():

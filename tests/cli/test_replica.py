@@ -6,9 +6,11 @@ import json
 import signal
 import subprocess
 
+import msgspec
 import pytest
 
 from standby.block.nbd import NbdDisk
+from standby.cli import results
 from tests.cli.conftest import PROGRAM, standby
 from tests.support.replicas import read_whole
 
@@ -97,6 +99,11 @@ def test_a_served_point_is_the_disk_until_interrupted(store, disk, tmp_path):
     client = NbdDisk(tmp_path / "s", "")
     assert read_whole(client.read, disk.size) == disk.bytes
     client.close()
+    (tmp_path / "model").write_bytes(disk.bytes)
+    compare = ["qemu-img", "compare", "-f", "raw", "-F", "raw", told["uri"], str(tmp_path / "model")]
+    subprocess.run(compare, check=True, stdout=subprocess.DEVNULL)
+    assert set(told) == {field.name for field in msgspec.structs.fields(results.Serving)}
+    assert standby("replica", "show", store, "web", "--json").json["holds"] != []
     served.send_signal(signal.SIGINT)
     assert served.wait(20) in (0, 130)
     assert standby("replica", "show", store, "web", "--json").json["holds"] == []

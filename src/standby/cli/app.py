@@ -11,10 +11,12 @@ import typer
 
 from standby.cli import failover, failure, replica, store, vm
 from standby.cli.demo import demo, demo_end
+from standby.cli.help import Group
 from standby.cli.output import say, stderr
 from standby.errors import StandbyError
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     # Plain help: it reads well on a narrow terminal, in a pipe and in a log.
     rich_markup_mode=None,
@@ -53,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     given = list(arguments)
     json = "--json" in given
     try:
-        return int(typer.main.get_command(app)(args=given, prog_name="standby", standalone_mode=False) or 0)
+        status = int(typer.main.get_command(app)(args=given, prog_name="standby", standalone_mode=False) or 0)
     except StandbyError as error:
         shown = failure.of(error)
     except typer.TyperException as error:
@@ -62,11 +64,16 @@ def run(arguments: Sequence[str]) -> int:
         return _interrupted(json)
     except Exception as error:  # noqa: BLE001 - the outermost caller: it is told with its traceback
         shown = failure.of_bug(error)
+    else:
+        # Typer turns Ctrl-C into this status, silently.
+        return _interrupted(json) if status == failure.INTERRUPTED else status
     failure.show(shown, json=json)
     return shown.exit_status
 
 
 def _interrupted(json: bool) -> int:
-    if not json:
+    if json:
+        failure.show(failure.of_interrupt(), json=True)
+    else:
         say(stderr(), "Interrupted.")
     return failure.INTERRUPTED

@@ -17,6 +17,7 @@ from standby.cli import results
 from standby.cli.machine import show_findings
 from standby.cli.output import Field, Json, fields, print_json, progress, say, stderr, stdout
 from standby.cli.quantities import counted, duration, size
+from standby.cli.state import made
 from standby.demo.scenario import NAME, Demo, Outcome, Point
 from standby.errors import StandbyError
 from standby.records import Finding
@@ -35,7 +36,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Protect a real guest, replicate it as it writes, boot its newest point from the store and check it."""
-    folder = directory or Path(tempfile.mkdtemp(prefix="standby-demo-", dir="/var/tmp"))
+    folder = made(directory) if directory else Path(tempfile.mkdtemp(prefix="standby-demo-", dir="/var/tmp"))
     console = stderr() if json else stdout()
     told = _Shown(console)
     run = Demo(folder / "run" if directory else folder, _cache(), told)

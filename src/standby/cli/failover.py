@@ -8,18 +8,19 @@ from typing import Annotated
 import typer
 
 from standby.cli import results
+from standby.cli.help import Group
 from standby.cli.machine import show_findings
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stderr, stdout, table
 from standby.cli.quantities import duration
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
-from standby.cli.state import State, folder_of
+from standby.cli.state import State, folder_of, made
 from standby.hypervisor.launch import QemuHost
 from standby.recovery import failover
 from standby.recovery.failover import FailoverTest, Request
 from standby.recovery.steps import Row
 from standby.recovery.steps import State as StepState
 
-app = typer.Typer()
+app = typer.Typer(cls=Group)
 
 RunDirectory = Annotated[
     Path, typer.Argument(metavar="RUN", help="The test's directory, as `failover list` names it.")
@@ -41,8 +42,7 @@ def start_test(
     json: Json = False,
 ) -> None:
     """Boot a point straight from the store, isolated from every network, beside whatever runs."""
-    root = _root(state)
-    root.mkdir(parents=True, exist_ok=True)
+    root = made(_root(state))
     request = Request(store, replica, point, None if no_agent else boot_limit)
     started = failover.start(request, root, QemuHost(), told=None if json else _tell)
     _show(started, json)

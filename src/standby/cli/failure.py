@@ -12,14 +12,19 @@ from typing import Final
 import msgspec
 import typer
 
+from standby.cli.machine import show_findings
 from standby.cli.output import Field, fields, say, stderr
+from standby.cli.quantities import counted
 from standby.cli.state import default_state
 from standby.errors import StandbyError
 from standby.records import Finding
-from standby.replication.enable import NotReady
+from standby.recovery import prerequisites
+from standby.replication import enable
 
 USAGE: Final = 2
 INTERRUPTED: Final = 130
+
+_CHECKS: Final = (enable.NotReady, prerequisites.NotReady)
 
 
 class Failure(msgspec.Struct, kw_only=True):
@@ -42,7 +47,7 @@ def of(error: StandbyError) -> Failure:
         tried=error.tried,
         hint=error.hint,
         exit_status=error.exit_status,
-        findings=error.findings if isinstance(error, NotReady) else (),
+        findings=error.findings if isinstance(error, _CHECKS) else (),
     )
 
 
@@ -66,6 +71,11 @@ def of_usage(error: typer.TyperException, arguments: list[str]) -> Failure:
     )
 
 
+def of_interrupt() -> Failure:
+    """Ctrl-C, for programs."""
+    return Failure(error="Interrupted", cause="interrupted", exit_status=INTERRUPTED)
+
+
 def of_bug(error: BaseException) -> Failure:
     """An exception that nobody expected; its traceback goes into a file."""
     where = _write_report(error)
@@ -84,7 +94,10 @@ def show(failure: Failure, *, json: bool) -> None:
         sys.stderr.write(msgspec.json.encode(failure).decode() + "\n")
         return
     console = stderr()
-    say(console, f"Error: {failure.cause}", style="bold red", indent=7)
+    blocking = sum(finding.blocks for finding in failure.findings)
+    cause = f"{counted(blocking, 'problem')} in the way" if blocking else failure.cause
+    say(console, f"Error: {cause}", style="bold red", indent=7)
+    show_findings(console, [finding for finding in failure.findings if finding.blocks])
     fields(
         console,
         [

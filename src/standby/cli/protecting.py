@@ -144,7 +144,8 @@ class Told(Watch):
             say(self._out, f"{CHECK}: {counted(blocking, 'problem')}, {counted(remarks, 'remark')}")
         else:
             self.task_done(CHECK, counted(remarks, "remark") if remarks else "")
-        show_findings(self._out, findings)
+        # Those that block are listed by the error that follows.
+        show_findings(self._out, [finding for finding in findings if not finding.blocks])
 
     def task_done(self, task: str, remark: str = "") -> None:
         say(self._out, f"{task}: done{f', {remark}' if remark else ''}", style="green")

@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds:.2f} s"
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
     whole = round(seconds)
     days, rest = divmod(whole, 86400)
     hours, rest = divmod(rest, 3600)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import typer
 
 from standby.cli import results
+from standby.cli.help import Group
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_bytes
@@ -17,10 +18,7 @@ from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.replica.journal import ReplicaLog, newest_machine, replica_names
 
-app = typer.Typer()
-app.command()(verify)
-app.command()(restore)
-app.command()(serve)
+app = typer.Typer(cls=Group)
 
 
 @app.command("list")
@@ -88,6 +86,12 @@ def show(store: StoreAddress, replica: ReplicaName, json: Json = False) -> None:
         print_json(detail)
     else:
         _print_detail(detail)
+
+
+# Here, as help lists commands in the order of their making.
+app.command()(verify)
+app.command()(restore)
+app.command()(serve)
 
 
 def _summary(store: ObjectStore, name: str) -> results.Replica:

@@ -34,6 +34,25 @@ def folder_of(state: Path | None) -> Path:
     return (state or default_state()).absolute()
 
 
+def made(folder: Path) -> Path:
+    """`folder`, made if missing. Raises InvalidRequest where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(
+            f"this directory cannot be made: {error.strerror}",
+            subject=str(folder),
+            hint=f"`mkdir -p {folder}` as one who may, or name another one",
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidRequest(
+            "nothing can be written in this directory",
+            subject=str(folder),
+            hint="give its owner's rights, or name another one",
+        )
+    return folder
+
+
 def find(books: Books, machine: str) -> Relationship:
     """The machine's relationship. Raises InvalidRequest if it is not protected here."""
     found = next((one for one in books.relationships() if one.machine == machine), None)

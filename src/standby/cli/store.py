@@ -5,13 +5,14 @@ from __future__ import annotations
 import typer
 
 from standby.cli import results
+from standby.cli.help import Group
 from standby.cli.output import Json, print_json, say, stdout
 from standby.cli.reading import StoreAddress
 from standby.objects.address import directory_of
 from standby.objects.directory import DirectoryStore
 from standby.objects.probe import probe
 
-app = typer.Typer()
+app = typer.Typer(cls=Group)
 
 
 @app.callback()

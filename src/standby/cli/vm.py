@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from standby.cli import results
+from standby.cli.help import Group
 from standby.cli.machine import (
     AgentSocket,
     MachineName,
@@ -22,7 +23,7 @@ from standby.cli.machine import (
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, counted, duration, instant, local, size, zone
 from standby.cli.reading import newest_point
-from standby.cli.state import State, find, folder_of
+from standby.cli.state import State, find, folder_of, made
 from standby.cli.vm_protect import protect
 from standby.errors import InvalidRequest, StandbyError
 from standby.objects.address import open_store
@@ -31,9 +32,9 @@ from standby.replication.disable import disable
 from standby.replication.enable import NotReady
 from standby.replication.holder import holder
 from standby.replication.states import Event, after
+from standby.replication.states import State as Stage
 
-app = typer.Typer()
-app.command()(protect)
+app = typer.Typer(cls=Group)
 
 
 @app.command()
@@ -45,9 +46,8 @@ def check(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Tell everything that stands against protecting a machine, or limits it. Changes nothing."""
-    scratch = folder_of(state) / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
+    """Tell everything that stands against protecting a machine, or limits it. Changes nothing in it."""
+    scratch = made(folder_of(state) / "scratch")
     findings = tuple(hypervisor_of(machine, qmp, agent, nbd).check(machine, scratch))
     blocking = [finding for finding in findings if finding.blocks]
     if json:
@@ -62,6 +62,10 @@ def check(
             say(console, f"{machine} is ready to be protected{remarks}.", style="green")
     if blocking:
         raise typer.Exit(NotReady.exit_status)
+
+
+# Here, as help lists commands in the order of their making.
+app.command()(protect)
 
 
 @app.command("list")
@@ -165,6 +169,7 @@ def _open(folder: Path) -> Iterator[Books]:
 def _apply(machine: str, state: Path | None, event: Event, *, json: bool) -> None:
     with _open(folder_of(state)) as books:
         relationship = find(books, machine)
+        _check_possible(relationship, event)
         books.set_status(relationship.id, after(relationship.status, event, machine))
         vm = _vm(books, books.get(relationship.id))
     if json:
@@ -176,6 +181,21 @@ def _apply(machine: str, state: Path | None, event: Event, *, json: bool) -> Non
         )
     else:
         say(stdout(), f"{machine} is resumed: {vm.state}. `standby vm protect` goes on.")
+
+
+def _check_possible(relationship: Relationship, event: Event) -> None:
+    """Raises InvalidRequest in an operator's words for what the table of states only refuses."""
+    machine, state = relationship.machine, relationship.status.state
+    if event is Event.PAUSED and state is Stage.PAUSED:
+        raise InvalidRequest(
+            "it is paused already", subject=machine, hint=f"`standby vm resume {machine}` ends the pause"
+        )
+    if event is Event.RESUMED and state is not Stage.PAUSED:
+        raise InvalidRequest(
+            f"it is not paused but {state.value}",
+            subject=machine,
+            hint=f"`standby vm show {machine}` tells how it stands",
+        )
 
 
 def _vm(books: Books, relationship: Relationship) -> results.Vm:
@@ -211,9 +231,9 @@ def _vm(books: Books, relationship: Relationship) -> results.Vm:
 
 
 def _print_list(found: list[results.Vm]) -> None:
-    now = datetime.now(UTC)
+    console, now = stdout(), datetime.now(UTC)
     table(
-        stdout(),
+        console,
         [
             Column("Machine"),
             Column("State"),
@@ -221,7 +241,6 @@ def _print_list(found: list[results.Vm]) -> None:
             Column("Queue", priority=2, right=True),
             Column("Agent", priority=1),
             Column("Every", priority=3, right=True),
-            Column("Trouble", priority=4),
         ],
         [
             (
@@ -231,11 +250,14 @@ def _print_list(found: list[results.Vm]) -> None:
                 str(vm.queued) if vm.queued else "-",
                 "running" if vm.running else "stopped",
                 duration(vm.frequency),
-                vm.error or vm.store_problem,
             )
             for vm in found
         ],
     )
+    for vm in found:
+        # Below the table: what is wrong must not give way to a narrow terminal.
+        if trouble := vm.error or vm.store_problem:
+            say(console, f"\n{vm.machine}: {trouble}", style="yellow")
 
 
 def _newest_age(vm: results.Vm, now: datetime) -> str:

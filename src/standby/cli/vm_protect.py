@@ -15,7 +15,7 @@ from standby.cli.machine import AgentSocket, MachineName, NbdSocket, QmpSocket, 
 from standby.cli.output import Json, say, stderr, stdout
 from standby.cli.protecting import CREATE, Lines, Told
 from standby.cli.reading import newest_point
-from standby.cli.state import State, folder_of
+from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
 from standby.errors import Fenced, InvalidRequest
 from standby.hypervisor.qemu import QemuHypervisor
@@ -85,7 +85,7 @@ def protect(
         spool=str(spool.absolute()) if spool else "",
         excluded=exclude or [],
     )
-    with closing(Books(folder_of(state))) as books:
+    with closing(Books(made(folder_of(state)))) as books:
         found: list[Relationship] = []
         watch = (
             Lines(lambda: books.get(found[0].id))

@@ -122,7 +122,7 @@ def _target(path: Path, format: Format, size: int, overwrite: bool) -> Iterator[
     if path.exists() and not overwrite:
         what = "it is a block device, and what it holds would be lost" if device else "it exists already"
         raise ExportTaken(
-            what, subject=str(path), hint="choose another name, or say that it is to be replaced"
+            what, subject=str(path), hint="choose another name, or --overwrite to lose what is there"
         )
     if device:
         yield path

@@ -44,7 +44,7 @@ def machine_at(record: Record, subject: str) -> MachineDescription:
         raise PointNotBootable(
             f"point {record.seq} does not describe its machine",
             subject=subject,
-            hint="choose a newer point, or export its disks",
+            hint="choose a newer point, or take its disks with `standby replica restore`",
         )
     return record.machine
 

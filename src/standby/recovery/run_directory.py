@@ -43,6 +43,7 @@ class NoRecovery(MachineNotFound):
 
 
 _T = TypeVar("_T")
+_WHERE: Final = "`standby failover list` names those of this host"
 
 
 def new_tag() -> str:
@@ -115,7 +116,9 @@ def root_lock(root: Path) -> Iterator[None]:
 def run_lock(run: Path) -> Iterator[None]:
     """Work on one recovery. Raises RecoveryBusy while another process does, NoRecovery."""
     if not (_TAG.fullmatch(run.name) and (run / ORDER).is_file()):
-        raise NoRecovery("this is no run directory of a recovery; nothing was done to it", subject=str(run))
+        raise NoRecovery(
+            "this is no run directory of a recovery; nothing was done to it", subject=str(run), hint=_WHERE
+        )
     with _lock(run / _BUSY, wait=False):
         yield
 
@@ -159,7 +162,9 @@ def _read(path: Path, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
-        raise NoRecovery("this is no run directory of a recovery", subject=str(path.parent)) from error
+        raise NoRecovery(
+            "this is no run directory of a recovery", subject=str(path.parent), hint=_WHERE
+        ) from error
     except msgspec.DecodeError as error:
         raise Damaged(f"it cannot be read: {error}", subject=str(path)) from error
 

@@ -145,7 +145,7 @@ def _fenced(place: Place, theirs: int, mine: int, where: str) -> Fenced:
     return Fenced(
         f"another writer owns the replica: {where} has epoch {theirs}, this writer has {mine}",
         subject=place.subject(place.name),
-        hint="if this host should own the replica again, start replication anew; it takes a newer epoch",
+        hint="if the machine runs here and nowhere else, `standby vm protect` with --take-over takes a newer epoch",
     )
 
 
