@@ -78,13 +78,16 @@ def _chosen(store: str, replica: str, point: str | None, every: bool) -> tuple[R
 
 
 def _prove(log: ReplicaLog, records: list[Record], logs: bool) -> list[Proof]:
-    proofs = []
+    sizes = [sum(disk.size for disk in record.disks) for record in records]
     with progress(stderr()) as bar:
-        for record in records:
-            task = bar.add_task(f"Point {record.seq}", total=sum(disk.size for disk in record.disks))
+        proofs = []
+        task = bar.add_task("", total=sum(sizes))
+        for number, record in enumerate(records):
+            which = f" ({number + 1} of {len(records)})" if len(records) > 1 else ""
+            # What was damaged was not looked at to its end; the bar goes on from where the point ends.
+            bar.update(task, description=f"Point {record.seq}{which}", completed=sum(sizes[:number]))
             proofs.append(verify_point(log, record, progress=advance(bar, task)))
-            if record is not records[-1]:
-                bar.remove_task(task)
+        bar.update(task, completed=sum(sizes))
         if logs:
             total = sum(one.size for record in log.records for disk in record.disks for one in disk.logs)
             total += sum(layer.log.size for layer in log.head.layers)
