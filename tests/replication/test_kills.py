@@ -112,9 +112,10 @@ ELSEWHERE = {
 
 
 def in_order(failpoints: list[str]) -> list[str]:
-    early = [name for phase in PHASES for name in failpoints if name.startswith(phase)]
-    scans = [name for name in failpoints if name.startswith(("rounds.begun", "scan"))]
-    return early + scans + [name for name in failpoints if name not in early + scans]
+    noted = "source.loss_noted"  # once it is passed, rounds have begun for good
+    early = [name for phase in PHASES for name in failpoints if name.startswith(phase) and name != noted]
+    then = ["rounds.begun", noted, *(name for name in failpoints if name.startswith("scan"))]
+    return early + then + [name for name in failpoints if name not in early + then]
 
 
 def test_an_agent_is_killed_at_every_named_step(tmp_path, machine):
