@@ -79,7 +79,7 @@ def _chosen(store: str, replica: str, point: str | None, every: bool) -> tuple[R
 
 def _prove(log: ReplicaLog, records: list[Record], logs: bool) -> list[Proof]:
     sizes = [sum(disk.size for disk in record.disks) for record in records]
-    with progress(stderr()) as bar:
+    with progress(stderr(), transient=True) as bar:
         proofs = []
         task = bar.add_task("", total=sum(sizes))
         for number, record in enumerate(records):
@@ -131,9 +131,20 @@ def _print(result: results.Verification) -> None:
         points = {point for one in problems for point in one.points}
         say(console, f"  touches {'point' if len(points) == 1 else 'points'} {ranges(points)}", indent=4)
     console.print()
-    say(
-        console,
-        "Next: an older point may be whole (`--all` tells). If the machine still runs, take its replica "
-        "elsewhere: `standby vm unprotect`, then `standby vm protect` into another store.",
-        indent=6,
+    say(console, f"Next  {_next(result)}", indent=6)
+
+
+def _next(result: results.Verification) -> str:
+    """What an operator does about the damage."""
+    touched = {point for one in result.findings for point in one.points}
+    sound = [point for point in result.points if point not in touched]
+    if sound:
+        old = f"What was proved sound can be restored and started: {ranges(sound)}."
+    elif len(result.points) == 1:
+        old = "An older point may be whole: `--all` tells."
+    else:
+        old = "None of these points is whole; disks without damage can still be restored."
+    return (
+        f"{old} If the machine still runs, give it a new replica: `standby vm unprotect`, "
+        "then `standby vm protect` with another name or store."
     )

@@ -120,9 +120,7 @@ def _prove_disk(
         yield from pool.map(lambda region: _prove_region(image.clone(), region, progress), regions)
 
 
-def _prove_region(
-    image: Image, region: Extent, progress: Progress | None
-) -> tuple[int, Sequence[Damaged]]:
+def _prove_region(image: Image, region: Extent, progress: Progress | None) -> tuple[int, Sequence[Damaged]]:
     """Read the region in large steps; where one fails, block by block, so that each bad block is named."""
     damage: list[Damaged] = []
     buffer = memoryview(np.empty(READ, np.uint8).data).cast("B")
