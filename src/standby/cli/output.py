@@ -81,10 +81,10 @@ class Field(NamedTuple):
     value: str
 
 
-def fields(console: Console, lines: Sequence[Field]) -> None:
-    """Names on the left, values beside them, wrapped below themselves."""
+def fields(console: Console, lines: Sequence[Field], *, margin: int = 0) -> None:
+    """Names on the left, values beside them, wrapped below themselves. margin: where values begin at least."""
     shown = [line for line in lines if line.value]
-    margin = max((len(line.name) for line in shown), default=0) + 2
+    margin = max(margin, max((len(line.name) for line in shown), default=0) + 2)
     for name, value in shown:
         rows = [
             row
@@ -147,8 +147,8 @@ class _Done(ProgressColumn):
         return Text(f"{size(int(task.completed))} of {size(int(task.total or 0))}")
 
 
-def progress(console: Console) -> Progress:
-    """A display of bytes done, for terminals; elsewhere it shows nothing."""
+def progress(console: Console, *, transient: bool = False) -> Progress:
+    """A display of bytes done, for terminals; elsewhere it shows nothing. transient: gone when it is over."""
     narrow = console.width < 80
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -158,6 +158,7 @@ def progress(console: Console) -> Progress:
         *([] if narrow else [_Remaining()]),
         console=console,
         disable=not console.is_terminal,
+        transient=transient,
     )
 
 

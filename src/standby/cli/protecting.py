@@ -156,7 +156,10 @@ class Told(Watch):
 
     def stopping(self) -> None:
         """Somebody asked to stop."""
-        say(self._err, "Stopping after the step at work ... (Ctrl-C again: at once, nothing is lost)")
+        if self._err.is_terminal:
+            # The terminal has echoed ^C: begin below it.
+            self._err.print()
+        say(self._err, "Stopping after the step at work. Ctrl-C again: at once; nothing is lost.")
 
     def scan_began(self, task: str) -> None:
         self._bars = progress(self._err)
@@ -200,7 +203,7 @@ class Told(Watch):
             f"{instant(record.at).astimezone():%H:%M:%S}",
             size(report.changed) if report else "-",
             size(sent),
-            duration(report.window) if report else "-",
+            duration(report.window) if report and report.window else "-",
             duration(rpo),
         )
         self._out.print(Text(row), soft_wrap=True)
