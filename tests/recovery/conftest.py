@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from standby.objects.directory import DirectoryStore
-from standby.replica.documents import Head
+from standby.records import BootRole, MachineDescription
+from standby.replica import boot
+from standby.replica.documents import Head, Record
 from standby.replica.format import BLOCK, HEADER_SIZE
 from standby.replica.journal import Place, ReplicaLog, read_head
-from standby.replica.writer import Writer, attach, create
+from standby.replica.writer import Draft, Writer, attach, create
 from tests.support.replicas import REPLICA, FixedClock, ModelDisk, commit_point, new_id
 
 NAME = "web"
@@ -37,6 +40,20 @@ class Replica:
     def commit(self, *disks: ModelDisk) -> int:
         """The point's number."""
         return commit_point(self.writer, list(disks), self.spool).seq
+
+    def commit_machine(self, machine: MachineDescription, files: Mapping[BootRole, Path], *disks: ModelDisk) -> int:
+        """A point that describes a machine, which boots from the files and the disks."""
+        boot.put(Place(self.store, NAME), machine.boot_files, files)
+        commit = self.writer.commit
+
+        def with_machine(draft: Draft) -> Record:
+            return commit(draft._replace(machine=machine))
+
+        self.writer.commit = with_machine  # type: ignore[method-assign]
+        try:
+            return self.commit(*disks)
+        finally:
+            self.writer.commit = commit  # type: ignore[method-assign]
 
     def damage(self, disk: str, into: int = 3 * BLOCK + 100) -> None:
         """Change one byte of the first frame of the newest log of a disk, `into` bytes behind its begin."""

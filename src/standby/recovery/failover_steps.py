@@ -30,6 +30,9 @@ CREATE: Final = "Create test virtual machine"
 PREPARE: Final = "Preparing the virtual machine"
 START: Final = "Start the virtual machine"
 
+SERVE: Final = "serve"
+"""The step that starts the servers."""
+
 MACHINE: Final = "machine"
 """The machine's own run directory, within the test's."""
 
@@ -83,7 +86,7 @@ class Work:
             Step("check", CHECK, self._check, nothing, _never),
             Step("hold", CREATE, self._hold, self._release, self._held),
             Step("boot files", CREATE, self._fetch, self._drop_boot_files, self._fetched),
-            Step("serve", PREPARE, self._serve, self._stop, self._served),
+            Step(SERVE, PREPARE, self._serve, self._stop, self._served),
             Step("overlays", PREPARE, self._overlay, self._drop_overlays, self._overlaid),
             Step("start", START, self._start, self._discard, self._started),
             Step("boot", START, self._wait, nothing, _never),

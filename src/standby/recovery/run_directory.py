@@ -115,9 +115,13 @@ def root_lock(root: Path) -> Iterator[None]:
 def run_lock(run: Path) -> Iterator[None]:
     """Work on one recovery. Raises RecoveryBusy while another process does, NoRecovery."""
     if not (_TAG.fullmatch(run.name) and (run / ORDER).is_file()):
-        raise NoRecovery("this is no run directory of a recovery; nothing was done to it", subject=str(run))
+        raise _no_recovery(run)
     with _lock(run / _BUSY, wait=False):
         yield
+
+
+def _no_recovery(run: Path) -> NoRecovery:
+    return NoRecovery("this is no run directory of a recovery; nothing was done to it", subject=str(run))
 
 
 def read_order(run: Path, kind: type[_T]) -> _T:
@@ -166,7 +170,11 @@ def _read(path: Path, kind: type[_T]) -> _T:
 
 @contextlib.contextmanager
 def _lock(path: Path, *, wait: bool) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        # It was there a moment ago: its clean-up has just ended.
+        raise _no_recovery(path.parent) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
