@@ -1,0 +1,240 @@
+"""Test failovers of a machine that is started and does not boot: what they own, refuse, tell and mend."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from standby.errors import InvalidRequest
+from standby.hypervisor.host import NotBooted, StartFailed
+from standby.hypervisor.launch import QemuHost
+from standby.hypervisor.qmp import Qmp
+from standby.recovery import failover, run_directory, serving
+from standby.recovery.failover import NotServed, Phase, Request, TestInProgress
+from standby.recovery.prerequisites import NotReady, PointNotBootable
+from standby.recovery.run_directory import NoRecovery, RecoveryBusy
+from standby.recovery.steps import State
+from tests.recovery.conftest import Replica
+from tests.recovery.machines import SIZE, assert_nothing_left, bootless, processes
+from tests.support.replicas import ModelDisk
+
+pytestmark = pytest.mark.slow
+
+HOST = QemuHost(accelerator="tcg")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "tests"
+    path.mkdir()
+    yield path
+    for run in run_directory.recoveries(path):
+        failover.clean_up(run, HOST)
+
+
+def request(replica: Replica, **options) -> Request:
+    return Request(str(replica.root), "web", **{"boot_limit": None, **options})
+
+
+def test_a_test_owns_what_it_tells_and_takes_it_all_back(replica, root, tmp_path):
+    seq = bootless(replica, tmp_path)
+    told = []
+    found = failover.start(request(replica), root, HOST, told=told.append)
+    assert (found.name, found.seq, found.phase, found.held) == ("web - Test", seq, Phase.RUNNING, True)
+    assert found.problems == ()
+    assert 0 < found.times.first_instruction < 60
+    assert found.times.agent is None
+    assert failover.list_tests(root, HOST) == [found]
+    assert [hold.seq for hold in replica.head.holds] == [seq]
+    assert [row.task for row in told if row.state is State.DONE] == [
+        "Prerequisites check for test failover",
+        "Create test virtual machine",
+        "Create test virtual machine",
+        "Preparing the virtual machine",
+        "Preparing the virtual machine",
+        "Start the virtual machine",
+        "Start the virtual machine",
+    ]
+    assert len([line for line in processes(root) if line.startswith("nbdkit")]) == 2
+
+    failover.machine(found.run, HOST).kill()
+    assert failover.look(found.run, HOST).phase is Phase.ENDED
+    told.clear()
+    failover.clean_up(found.run, HOST, told=told.append)
+    assert {row.task for row in told} == {"Clean up test failover"}
+    assert_nothing_left(replica, root)
+    with pytest.raises(NoRecovery):
+        failover.clean_up(found.run, HOST)
+    with pytest.raises(NoRecovery):
+        failover.look(found.run, HOST)
+
+
+def test_a_second_test_of_the_same_replica_is_refused_and_the_first_goes_on(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    first = failover.start(request(replica), root, HOST)
+    with pytest.raises(TestInProgress, match=f"clean-up {first.run}"):
+        failover.start(request(replica), root, HOST)
+    assert failover.list_tests(root, HOST) == [first]
+
+
+def test_a_test_is_cleaned_up_under_any_name_of_its_directory(replica, root, tmp_path, monkeypatch):
+    bootless(replica, tmp_path)
+    (tmp_path / "link").symlink_to(root)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = failover.start(request(replica), Path("../link"), HOST)
+    monkeypatch.chdir(tmp_path)
+    assert failover.look(Path("link", found.run.name), HOST).problems == ()
+    failover.clean_up(Path("tests", found.run.name), HOST)
+    assert_nothing_left(replica, root)
+
+
+def test_a_killed_server_is_told_and_mended(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    found = failover.start(request(replica), root, HOST)
+    victim = failover.sources(found.run)[1]
+    process = serving.process_of(victim)
+    assert process.kill(str(victim.socket), 10)
+    [problem] = failover.look(found.run, HOST).problems
+    assert (problem.subject, problem.blocks) == ("disk disk1", True)
+    assert problem.fix == f"standby test mend {found.run}"
+    assert failover.mend(found.run) == ["disk1"]
+    assert failover.look(found.run, HOST).problems == ()
+    assert failover.mend(found.run) == []
+
+
+def test_what_is_not_served_is_not_mended(replica, root, tmp_path, monkeypatch):
+    """Servers that no row tells of would outlive the clean-up."""
+    bootless(replica, tmp_path)
+
+    def interrupted(_sources) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(serving, "start", interrupted)
+    with pytest.raises(SystemExit):
+        failover.start(request(replica), root, HOST)
+    monkeypatch.undo()
+    [run] = run_directory.recoveries(root)
+    assert failover.look(run, HOST).phase is Phase.STARTING
+    with pytest.raises(NotServed):
+        failover.mend(run)
+    failover.clean_up(run, HOST)
+    assert_nothing_left(replica, root)
+
+
+def test_one_process_at_a_time_works_on_a_test(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    found = failover.start(request(replica), root, HOST)
+    with run_directory.run_lock(found.run):
+        for work in (failover.mend, lambda run: failover.clean_up(run, HOST)):
+            with pytest.raises(RecoveryBusy):
+                work(found.run)
+        assert failover.look(found.run, HOST) == found
+
+
+def test_a_machine_that_somebody_else_asks_is_still_looked_at(replica, root, tmp_path, monkeypatch):
+    bootless(replica, tmp_path)
+    found = failover.start(request(replica), root, HOST)
+    monkeypatch.setattr(Qmp.__init__, "__kwdefaults__", {"greeting_limit": 0.3})
+    control = Qmp("web", found.run / "machine" / "control.sock")
+    try:
+        assert failover.look(found.run, HOST).phase is Phase.RUNNING
+    finally:
+        control.close()
+
+
+def test_a_machine_that_does_not_boot_stays_to_be_looked_at(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    with pytest.raises(NotBooted, match="standby test clean-up"):
+        failover.start(request(replica, boot_limit=0.2), root, HOST)
+    [found] = failover.list_tests(root, HOST)
+    assert found.phase is Phase.RUNNING
+    assert not found.journal.complete
+    assert "did not answer" in found.journal.rows[-1].error
+    assert found.times.first_instruction
+    failover.clean_up(found.run, HOST)
+    assert_nothing_left(replica, root)
+
+
+def test_what_stands_against_it_is_told_all_at_once_and_nothing_is_left(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    names = [entry.name for entry in replica.store.list("web/boot/")]
+    for name in names:
+        replica.store.delete(name)
+    with pytest.raises(NotReady) as caught:
+        failover.start(request(replica), root, HOST)
+    assert len([finding for finding in caught.value.findings if finding.blocks]) == len(names) == 2
+    assert_nothing_left(replica, root)
+
+
+def test_a_start_that_fails_is_cleaned_up(replica, root, tmp_path, monkeypatch):
+    bootless(replica, tmp_path)
+
+    def refused(*_arguments, **_options):
+        raise StartFailed("QEMU says no", subject="web - Test")
+
+    host = QemuHost(accelerator="tcg")
+    monkeypatch.setattr(host, "start", refused)
+    with pytest.raises(StartFailed):
+        failover.start(request(replica), root, host)
+    assert_nothing_left(replica, root)
+
+
+def test_a_full_disk_is_cleaned_up_like_any_failure(replica, root, tmp_path, monkeypatch):
+    bootless(replica, tmp_path)
+
+    def full(*_arguments):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("standby.replica.boot.fetch", full)
+    with pytest.raises(OSError, match="No space"):
+        failover.start(request(replica), root, HOST)
+    assert_nothing_left(replica, root)
+
+
+def test_a_point_without_a_machine_and_one_that_is_not_there_are_refused(replica, root):
+    disk = ModelDisk("vda", SIZE)
+    disk.write(0, b"x")
+    replica.commit(disk)
+    with pytest.raises(PointNotBootable, match="does not describe its machine"):
+        failover.start(request(replica), root, HOST)
+    with pytest.raises(InvalidRequest, match="no recovery point 9"):
+        failover.start(request(replica, point="9"), root, HOST)
+    assert list(root.iterdir()) == []
+
+
+def test_what_is_no_run_directory_is_left_alone(tmp_path):
+    other = tmp_path / "0123456789abcdef"
+    other.mkdir()
+    (other / "precious").touch()
+    for work in (failover.clean_up, failover.look, failover.resume):
+        with pytest.raises(NoRecovery):
+            work(other, HOST)
+    assert (other / "precious").exists()
+
+
+def test_a_terabyte_starts_as_soon_as_a_gigabyte(tmp_path, root, record_property):
+    """Thin disks of the same content; the best of two starts of each, in turn, for the machine is shared."""
+    seconds: dict[int, list[float]] = {1 << 30: [], 1 << 40: []}
+    replicas = {}
+    for size in seconds:
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        replicas[size] = Replica(folder)
+        bootless(replicas[size], folder, (size,))
+    for _ in range(2):
+        for size, times in seconds.items():
+            began = time.monotonic()
+            found = failover.start(request(replicas[size]), root, HOST)
+            times.append(found.times.first_instruction)
+            assert times[-1] < time.monotonic() - began
+            failover.clean_up(found.run, HOST)
+    small, large = (min(times) for times in seconds.values())
+    record_property("first instruction, 1 GiB", small)
+    record_property("first instruction, 1 TiB", large)
+    print(f"first instruction: {small:.2f} s from 1 GiB, {large:.2f} s from 1 TiB")  # noqa: T201
+    assert large < 2 * small
