@@ -17,7 +17,7 @@ from standby.recovery import failover, run_directory, serving
 from standby.recovery.failover import NotServed, Phase, Request, TestInProgress
 from standby.recovery.prerequisites import NotReady, PointNotBootable
 from standby.recovery.run_directory import NoRecovery, RecoveryBusy
-from standby.recovery.steps import State
+from standby.recovery.steps import State, StepFailed
 from tests.recovery.conftest import Replica
 from tests.recovery.machines import SIZE, assert_nothing_left, bootless, processes
 from tests.support.replicas import ModelDisk
@@ -191,7 +191,7 @@ def test_a_full_disk_is_cleaned_up_like_any_failure(replica, root, tmp_path, mon
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("standby.replica.boot.fetch", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StepFailed, match="No space left on device"):
         failover.start(request(replica), root, HOST)
     assert_nothing_left(replica, root)
 
