@@ -41,7 +41,9 @@ class Replica:
         """The point's number."""
         return commit_point(self.writer, list(disks), self.spool).seq
 
-    def commit_machine(self, machine: MachineDescription, files: Mapping[BootRole, Path], *disks: ModelDisk) -> int:
+    def commit_machine(
+        self, machine: MachineDescription, files: Mapping[BootRole, Path], *disks: ModelDisk
+    ) -> int:
         """A point that describes a machine, which boots from the files and the disks."""
         boot.put(Place(self.store, NAME), machine.boot_files, files)
         commit = self.writer.commit

@@ -197,9 +197,7 @@ def test_damage_is_told_by_log_and_block_and_nothing_is_finished(tmp_path, repli
     assert replica.head.holds == ()
 
 
-def test_storage_that_does_not_keep_what_it_is_given_is_found_by_verify(
-    tmp_path, replica, disk, monkeypatch
-):
+def test_storage_that_does_not_keep_what_it_is_given_is_found_by_verify(tmp_path, replica, disk, monkeypatch):
     log, compare = replica.log(), exporting._compare
 
     def decay(image, written, target, workers, progress):
@@ -239,7 +237,9 @@ def test_requests_that_cannot_be_met_are_refused_with_nothing_left(tmp_path, rep
     assert replica.head.holds == ()
 
 
-@pytest.mark.parametrize(("format", "verify"), [(Format.QCOW2, True), (Format.VHDX, False), (Format.RAW, True)])
+@pytest.mark.parametrize(
+    ("format", "verify"), [(Format.QCOW2, True), (Format.VHDX, False), (Format.RAW, True)]
+)
 def test_a_thin_terabyte_is_exported_as_thin(tmp_path, replica, format, verify):
     size = 1 << 40
     disk = ModelDisk("vda", 64 * BLOCK)

@@ -26,7 +26,10 @@ HOST = QemuHost(accelerator="tcg")
 STARTING = [
     ("run_directory.made", 1),
     ("run_directory.named", 1),
-    *((f"steps.{name}", time) for time in range(1, STEPS + 1) for name in ("started", "did", "done")),
+    *((f"steps.{name}", time) for time in range(1, STEPS + 1) for name in ("started", "did")),
+    ("steps.done", 2),
+    ("steps.done", 4),
+    ("steps.done", 6),
     *((f"failover.{name}", time) for time in (1, 2) for name in ("boot_file_fetched", "overlay_made")),
 ]
 CLEANING = ["steps.undoing", "steps.undid", "steps.undone"]
@@ -76,7 +79,9 @@ def test_every_failpoint_of_a_test_failover_is_killed_at():
 
 def test_killed_while_starting_at_any_failpoint_it_is_cleaned_up(replica, root, zygote):
     for point, time_ in STARTING:
-        assert zygote.live("start", f"{point}=kill@{time_}") == KILLED, f"{point} is not reached {time_} times"
+        assert zygote.live("start", f"{point}=kill@{time_}") == KILLED, (
+            f"{point} is not reached {time_} times"
+        )
         runs = run_directory.recoveries(root)
         if point == "run_directory.made":
             assert runs == []
@@ -117,7 +122,9 @@ def test_killed_while_cleaning_up_it_is_taken_up_again(replica, root, zygote):
     assert processes(root)
     began = time.monotonic()
     turn = 0
-    while (status := zygote.live("clean up", f"{CLEANING[turn % 3]}=kill,run_directory.gone=kill", run)) == KILLED:
+    while (
+        status := zygote.live("clean up", f"{CLEANING[turn % 3]}=kill,run_directory.gone=kill", run)
+    ) == KILLED:
         turn += 1
         assert time.monotonic() - began < 60
         if not run.exists():

@@ -211,7 +211,8 @@ def test_killed_while_undoing_it_goes_on_undoing_and_never_turns_round(point, ti
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(POINTS), st.integers(1, 6), st.sampled_from(["", "lose", "undo"])), max_size=8
+        st.tuples(st.sampled_from(POINTS), st.integers(1, 6), st.sampled_from(["", "lose", "undo"])),
+        max_size=8,
     )
 )
 def test_any_series_of_kills_ends_done_or_clean(lives):

@@ -23,7 +23,9 @@ def work(order: dict[str, str]) -> None:
     host = QemuHost(accelerator="tcg")
     match order["verb"]:
         case "start":
-            failover.start(failover.Request(order["store"], "web", boot_limit=None), Path(order["root"]), host)
+            failover.start(
+                failover.Request(order["store"], "web", boot_limit=None), Path(order["root"]), host
+            )
         case "clean up":
             failover.clean_up(Path(order["run"]), host)
         case "resume":
