@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from standby.objects.base import StoreRefused
 from standby.objects.directory import DirectoryStore
 from standby.records import BootRole, MachineDescription
 from standby.replica import boot
@@ -68,6 +69,19 @@ class Replica:
             byte = file.read(1)[0]
             file.seek(HEADER_SIZE + into)
             file.write(bytes([byte ^ 0xFF]))
+
+
+class ReadOnly:
+    """A directory store without the right to write; root may always write, so the refusal is the test's."""
+
+    def __init__(self, inner) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def swap(self, name, data, old):
+        raise StoreRefused("read-only", subject=name)
 
 
 @pytest.fixture

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from standby.errors import InvalidRequest
+from standby.block.disk import DiskFailed
+from standby.block.nbd import NbdDisk
+from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.host import NotBooted, StartFailed
 from standby.hypervisor.launch import QemuHost
 from standby.hypervisor.qmp import Qmp
-from standby.recovery import failover, run_directory, serving
+from standby.recovery import failover, failover_steps, run_directory, serving
 from standby.recovery.failover import NotServed, Phase, Request, TestInProgress
 from standby.recovery.prerequisites import NotReady, PointNotBootable
 from standby.recovery.run_directory import NoRecovery, RecoveryBusy
 from standby.recovery.steps import State, StepFailed
-from tests.recovery.conftest import Replica
+from standby.replica.format import BLOCK
+from tests.recovery.conftest import ReadOnly, Replica
 from tests.recovery.machines import SIZE, assert_nothing_left, bootless, processes
 from tests.support.replicas import ModelDisk
 
@@ -105,6 +108,55 @@ def test_a_killed_server_is_told_and_mended(replica, root, tmp_path):
     assert failover.mend(found.run) == ["disk1"]
     assert failover.look(found.run, HOST).problems == ()
     assert failover.mend(found.run) == []
+
+
+def test_damage_that_the_machine_meets_is_told_by_block(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    # Before anything has read it: what a server has unpacked, it does not read again.
+    replica.damage("disk1", into=20)
+    found = failover.start(request(replica), root, HOST)
+    disk = NbdDisk(failover.sources(found.run)[1].socket, "")
+    with pytest.raises(DiskFailed):
+        disk.read(BLOCK, memoryview(bytearray(512)))
+    disk.close()
+    problems = failover.look(found.run, HOST).problems
+    assert all(one.subject.startswith("disk disk1, ") and one.blocks for one in problems)
+    assert any("block 1 (byte 65536)" in one.problem for one in problems)
+
+
+def test_a_store_that_cannot_be_written_is_tested_without_a_hold(replica, root, tmp_path, monkeypatch):
+    bootless(replica, tmp_path)
+    monkeypatch.setattr(failover_steps, "open_store", lambda _address: ReadOnly(replica.store))
+    found = failover.start(request(replica), root, HOST)
+    assert not found.held
+    assert replica.head.holds == ()
+    assert failover.resume(found.run, HOST).held is False
+    failover.clean_up(found.run, HOST)
+    assert_nothing_left(replica, root)
+
+
+def test_a_clean_up_without_the_store_ends_the_machine_and_keeps_the_hold_in_mind(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    found = failover.start(request(replica), root, HOST)
+    away = replica.root.rename(tmp_path / "away")
+    replica.root.mkdir()  # as a mount point that nothing is mounted on
+    with pytest.raises(StandbyError):
+        failover.clean_up(found.run, HOST)
+    assert processes(root) == []
+    assert failover.look(found.run, HOST).phase is Phase.CLEANING_UP
+    replica.root.rmdir()
+    away.rename(replica.root)
+    failover.clean_up(found.run, HOST)
+    assert_nothing_left(replica, root)
+
+
+def test_a_replica_that_was_removed_has_no_hold_to_end(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    found = failover.start(request(replica), root, HOST)
+    replica.store.delete("web/replica.json")
+    failover.clean_up(found.run, HOST)
+    assert processes(root) == []
+    assert [path.name for path in root.iterdir()] == [".lock"]
 
 
 def test_what_is_not_served_is_not_mended(replica, root, tmp_path, monkeypatch):
@@ -218,7 +270,7 @@ def test_what_is_no_run_directory_is_left_alone(tmp_path):
 
 
 def test_a_terabyte_starts_as_soon_as_a_gigabyte(tmp_path, root, record_property):
-    """Thin disks of the same content; the best of two starts of each, in turn, for the machine is shared."""
+    """Thin disks of the same content; the best of three starts of each, in turn, for the machine is shared."""
     seconds: dict[int, list[float]] = {1 << 30: [], 1 << 40: []}
     replicas = {}
     for size in seconds:
@@ -226,7 +278,7 @@ def test_a_terabyte_starts_as_soon_as_a_gigabyte(tmp_path, root, record_property
         folder.mkdir()
         replicas[size] = Replica(folder)
         bootless(replicas[size], folder, (size,))
-    for _ in range(2):
+    for _ in range(3):
         for size, times in seconds.items():
             began = time.monotonic()
             found = failover.start(request(replicas[size]), root, HOST)

@@ -13,10 +13,10 @@ import msgspec
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import InvalidRequest
 from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.host import DiskImage, MachineState, Network, RecoveryHost
 from standby.objects.address import open_store
+from standby.objects.base import ObjectMissing
 from standby.records import BootFile, MachineDescription
 from standby.recovery import prerequisites, serving
 from standby.recovery.prerequisites import NotReady
@@ -109,9 +109,11 @@ class Work:
         return {"held": int(held)}
 
     def _release(self) -> None:
-        # A replica that was removed took its holds along.
-        with contextlib.suppress(InvalidRequest):
-            drop_hold(self._place(), self._order.hold)
+        place = self._place()
+        # A replica that was removed took its holds along. A store that is away has not: that is an error.
+        with contextlib.suppress(ObjectMissing):
+            place.store.size(place.head)
+            drop_hold(place, self._order.hold)
 
     def _held(self) -> Facts | None:
         head, _ = read_head(self._place())
