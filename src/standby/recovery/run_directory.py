@@ -22,6 +22,7 @@ import msgspec
 from standby import failpoints
 from standby.errors import Damaged, InvalidRequest, Recoverable
 from standby.hypervisor.base import MachineNotFound
+from standby.objects.durable import sync
 from standby.recovery.steps import Journal
 
 ORDER: Final = "order.json"
@@ -60,7 +61,7 @@ def make(root: Path, tag: str, order: msgspec.Struct, journal: Journal) -> Path:
     _MADE.reach()
     run = root / tag
     fresh.rename(run)
-    _sync(root)
+    sync(root)
     _NAMED.reach()
     return run
 
@@ -70,7 +71,7 @@ def remove(run: Path) -> None:
     gone = _gone(run)
     with root_lock(run.parent):
         run.rename(gone)
-        _sync(run.parent)
+        sync(run.parent)
         _GONE.reach()
         shutil.rmtree(gone)
 
@@ -153,7 +154,7 @@ def write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise Recoverable(
             f"cannot be written: {error.strerror}",
@@ -188,13 +189,5 @@ def _lock(path: Path, *, wait: bool) -> Iterator[None]:
                 hint="wait for it to end, then look again",
             ) from error
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
