@@ -100,11 +100,13 @@ def fields(console: Console, lines: Sequence[Field], *, margin: int = 0) -> None
 
 
 class Column(NamedTuple):
-    """priority: 0 always stays; of the others the highest goes first where the terminal is narrow."""
+    """priority: 0 always stays; of the others the highest goes first where the terminal is narrow.
+    whole: never wrapped, as it is there to be copied."""
 
     title: str
     priority: int = 0
     right: bool = False
+    whole: bool = False
 
 
 def table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -127,7 +129,7 @@ def table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
             column.title,
             justify="right" if column.right else "left",
             overflow="fold",
-            no_wrap=column.right or widths[at] <= 12,
+            no_wrap=column.right or column.whole or widths[at] <= 12,
         )
     for row in rows:
         grid.add_row(*(Text(row[at]) for at in shown))

@@ -78,7 +78,7 @@ def export(
     verify: read it all back as a guest would, and compare with the hashes again.
     Raises ExportTaken, Damaged (naming log and block), ExportDiffers, and what the target's storage raises.
     """
-    with hold(log.place, record.seq, f"export on {os.uname().nodename}") as held:
+    with hold(log.place, record.seq, f"export by process {os.getpid()} on {os.uname().nodename}") as held:
         # Read again: before the hold a merge may have moved the floor.
         image = ReplicaLog.read(log.place.store, log.place.name, upto=record.seq).image(record.seq, disk)
         _refuse_too_large(format, image.size, path)
