@@ -1,0 +1,247 @@
+"""The health of a relationship: computed from what is known, never stored. Pure.
+
+Thresholds are Hyper-V Replica's ("Interpreting Replication Health"). Normal: at most 20 % of cycles missed, last
+synchronized less than an hour ago, average latency at most 5 minutes. Warning and Critical: any one reason of
+theirs. Numbers are of the monitoring interval; state and errors are of now. Where Hyper-V Replica is silent
+about an error that is being retried: a warning during the back-off, critical once it has come to the steady
+retries ("the primary cannot send").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from standby.replication.retry import MINUTES
+from standby.replication.states import State
+from standby.replication.statistics import Statistics
+
+MOST_MISSED: Final = 20
+"""Percent of the cycles of a monitoring interval."""
+
+LAST_SYNC: Final = timedelta(hours=1)
+MOST_LATENCY: Final = 300.0
+
+CLOCK_SKEW: Final = timedelta(minutes=1)
+"""A newest point that is so far in the future tells that a clock was set back: the RPO is then unknown."""
+
+
+class Level(IntEnum):
+    """Azure Site Recovery calls NORMAL "Healthy". The higher, the more urgent."""
+
+    NOT_APPLICABLE = 0
+    NORMAL = 1
+    WARNING = 2
+    CRITICAL = 3
+
+    def __str__(self) -> str:
+        return self.name.replace("_", " ").capitalize()
+
+
+class Reason(NamedTuple):
+    """One sentence that says why the health is not better than `level`."""
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is in the way at present. failures: tries in a row. retry_at: None if no retry is made."""
+
+    text: str
+    failures: int = 0
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What an agent knows of a relationship.
+
+    before_pause: the state that was paused. newest_point: the instant of the newest committed point.
+    last_sync: when a record was last committed. statistics: of the running interval. resync: by disk, the
+    sentence that says why it must be compared. opens: when the resynchronization may begin; None if an
+    operator must start it. scanned: share of a running scan that is done. forecasts: sentences about
+    limits that come near. agent: an agent is at work.
+    """
+
+    state: State
+    before_pause: State | None = None
+    newest_point: datetime | None = None
+    last_sync: datetime | None = None
+    statistics: Statistics | None = None
+    problems: tuple[Problem, ...] = ()
+    resync: Mapping[str, str] = field(default_factory=dict)
+    opens: datetime | None = None
+    scanned: float | None = None
+    forecasts: tuple[str, ...] = ()
+    agent: bool = True
+
+
+class Health(NamedTuple):
+    """level: of the gravest reason. reasons: all of them, the gravest first. newest_point: the instant that a
+    failover now would bring back. rpo: seconds since then, what that failover would lose; None if there is no
+    point, or a clock was set back."""
+
+    level: Level
+    reasons: tuple[Reason, ...]
+    newest_point: datetime | None
+    rpo: float | None
+
+
+def health(facts: Facts, now: datetime, tz: tzinfo) -> Health:
+    """tz: of the clock that the sentences tell."""
+    if facts.state is State.NEW:
+        reason = Reason(Level.NOT_APPLICABLE, "Replication has not been started.")
+        return Health(Level.NOT_APPLICABLE, (reason,), None, None)
+    found = [
+        *_of_agent(facts),
+        *_of_state(facts, now, tz),
+        *_of_problems(facts, tz),
+        *_of_times(facts, now, tz),
+        *_of_statistics(facts),
+        *(Reason(Level.WARNING, text) for text in facts.forecasts),
+    ]
+    # Stable: reasons of one level stay in the order above.
+    reasons = tuple(sorted(found, key=lambda reason: -reason.level))
+    level = reasons[0].level if reasons else Level.NORMAL
+    return Health(level, reasons, facts.newest_point, _rpo(facts, now))
+
+
+def _of_agent(facts: Facts) -> list[Reason]:
+    if facts.agent:
+        return []
+    return [
+        Reason(
+            Level.CRITICAL, "No agent is at work on this machine: nothing is replicated until one is started."
+        )
+    ]
+
+
+def _of_state(facts: Facts, now: datetime, tz: tzinfo) -> list[Reason]:
+    paused = facts.state is State.PAUSED
+    state = (facts.before_pause if paused else None) or facts.state
+    found = []
+    if paused:
+        found.append(
+            Reason(Level.WARNING, "Replication is paused by an operator; changes go on being tracked.")
+        )
+    if state in (State.INITIAL_REPLICATION, State.FINALIZING):
+        text = f"Initial replication is not complete{_done(facts)}."
+        found.append(Reason(Level.WARNING, text))
+    elif state is State.RESYNC_REQUIRED:
+        found += [Reason(Level.CRITICAL, f"{text} {_begins(facts, now, tz)}") for text in _compared(facts)]
+    elif state is State.RESYNCHRONIZING:
+        found += [
+            Reason(Level.WARNING, f"{text} Resynchronization runs{_done(facts)}; no new point until it ends.")
+            for text in _compared(facts)
+        ]
+    elif state is State.FENCED:
+        found.append(
+            Reason(
+                Level.CRITICAL,
+                "Another agent has taken the replica over: nothing of this machine is replicated any more.",
+            )
+        )
+    elif state is State.SEALED:
+        found.append(
+            Reason(
+                Level.WARNING, "The machine was failed over, and its replication has not been reversed yet."
+            )
+        )
+    return found
+
+
+def _compared(facts: Facts) -> list[str]:
+    told = [
+        f"Disk {disk} must be compared with its replica: {why}." for disk, why in sorted(facts.resync.items())
+    ]
+    return told or ["The disks must be compared with their replica."]
+
+
+def _begins(facts: Facts, now: datetime, tz: tzinfo) -> str:
+    if facts.opens is None:
+        return "Resynchronization waits for an operator to start it."
+    if facts.opens <= now:
+        return "Resynchronization begins now."
+    return f"Resynchronization begins at {clock(facts.opens, now, tz)}."
+
+
+def _done(facts: Facts) -> str:
+    return "" if facts.scanned is None else f" ({int(facts.scanned * 100)} % done)"
+
+
+def _of_problems(facts: Facts, tz: tzinfo) -> list[Reason]:
+    found = []
+    for problem in facts.problems:
+        if problem.retry_at is None:
+            found.append(
+                Reason(Level.CRITICAL, f"{_sentence(problem.text)} No retry is made: it needs a person.")
+            )
+            continue
+        level = Level.CRITICAL if problem.failures > len(MINUTES) else Level.WARNING
+        tries = "once" if problem.failures == 1 else f"{problem.failures} times in a row"
+        retry = f"{problem.retry_at.astimezone(tz):%H:%M:%S}"
+        found.append(
+            Reason(level, f"{_sentence(problem.text)} It failed {tries}; the next try is at {retry}.")
+        )
+    return found
+
+
+def _of_times(facts: Facts, now: datetime, tz: tzinfo) -> list[Reason]:
+    found = []
+    if facts.last_sync and now - facts.last_sync >= LAST_SYNC and facts.state is not State.SEALED:
+        ago = _duration(now - facts.last_sync)
+        found.append(Reason(Level.WARNING, f"The replica was last sent changes {ago} ago; the limit is 1 h."))
+    if facts.newest_point and facts.newest_point - now > CLOCK_SKEW:
+        shown = clock(facts.newest_point, now, tz)
+        text = f"The newest point is of {shown}, which has not come yet: a clock was set back, and the RPO is unknown."
+        found.append(Reason(Level.WARNING, text))
+    return found
+
+
+def _of_statistics(facts: Facts) -> list[Reason]:
+    now = facts.statistics
+    if now is None:
+        return []
+    found = []
+    # In whole numbers: exactly 20 % must not depend on how a division is rounded.
+    missed = now.missed + now.late
+    if missed * 100 > MOST_MISSED * now.due:
+        text = f"In this monitoring interval {missed} of {now.due} cycles were missed; the limit is {MOST_MISSED} %."
+        found.append(Reason(Level.WARNING, text))
+    if now.latency.average > MOST_LATENCY:
+        average = _duration(timedelta(seconds=now.latency.average))
+        text = f"A point is committed {average} after its instant on average; the limit is 5 min."
+        found.append(Reason(Level.WARNING, text))
+    return found
+
+
+def _rpo(facts: Facts, now: datetime) -> float | None:
+    if facts.newest_point is None or facts.newest_point - now > CLOCK_SKEW:
+        return None
+    return max(0.0, (now - facts.newest_point).total_seconds())
+
+
+def clock(at: datetime, now: datetime, tz: tzinfo) -> str:
+    """`14:20` today, `14:20 on 25 November` on another day."""
+    local = at.astimezone(tz)
+    if local.date() == now.astimezone(tz).date():
+        return f"{local:%H:%M}"
+    return f"{local:%H:%M} on {local.day} {local:%B}"
+
+
+def _duration(length: timedelta) -> str:
+    minutes = int(length.total_seconds()) // 60
+    if minutes < 60:
+        return f"{minutes} min {int(length.total_seconds()) % 60} s"
+    if minutes < 2880:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
