@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, tzinfo
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from standby.replication.hours import shown
 from standby.replication.retry import MINUTES
 from standby.replication.states import State
 from standby.replication.statistics import Statistics
@@ -167,7 +168,7 @@ def _begins(facts: Facts, now: datetime, tz: tzinfo) -> str:
         return "Resynchronization waits for an operator to start it."
     if facts.opens <= now:
         return "Resynchronization begins now."
-    return f"Resynchronization begins at {clock(facts.opens, now, tz)}."
+    return f"Resynchronization begins at {shown(facts.opens, now, tz)}."
 
 
 def _done(facts: Facts) -> str:
@@ -197,8 +198,8 @@ def _of_times(facts: Facts, now: datetime, tz: tzinfo) -> list[Reason]:
         ago = _duration(now - facts.last_sync)
         found.append(Reason(Level.WARNING, f"The replica was last sent changes {ago} ago; the limit is 1 h."))
     if facts.newest_point and facts.newest_point - now > CLOCK_SKEW:
-        shown = clock(facts.newest_point, now, tz)
-        text = f"The newest point is of {shown}, which has not come yet: a clock was set back, and the RPO is unknown."
+        when = shown(facts.newest_point, now, tz)
+        text = f"The newest point is of {when}, which has not come yet: a clock was set back, and the RPO is unknown."
         found.append(Reason(Level.WARNING, text))
     return found
 
@@ -224,14 +225,6 @@ def _rpo(facts: Facts, now: datetime) -> float | None:
     if facts.newest_point is None or facts.newest_point - now > CLOCK_SKEW:
         return None
     return max(0.0, (now - facts.newest_point).total_seconds())
-
-
-def clock(at: datetime, now: datetime, tz: tzinfo) -> str:
-    """`14:20` today, `14:20 on 25 November` on another day."""
-    local = at.astimezone(tz)
-    if local.date() == now.astimezone(tz).date():
-        return f"{local:%H:%M}"
-    return f"{local:%H:%M} on {local.day} {local:%B}"
 
 
 def _duration(length: timedelta) -> str:

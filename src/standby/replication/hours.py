@@ -85,11 +85,11 @@ class Hours(msgspec.Struct, frozen=True, kw_only=True):
 def instant(day: date, wall: time, tz: tzinfo) -> datetime:
     """The first instant (UTC) at which the clock shows `wall` on `day` or has gone past it."""
     local = datetime.combine(day, wall)
-    shown = local.replace(tzinfo=tz).astimezone(UTC)
-    if shown.astimezone(tz).replace(tzinfo=None) == local:
-        return shown
+    first = local.replace(tzinfo=tz).astimezone(UTC)
+    if first.astimezone(tz).replace(tzinfo=None) == local:
+        return first
     # The clock jumps over it. Before the jump the offset is that of fold 0, after it that of fold 1.
-    early, late = local.replace(tzinfo=tz, fold=1).astimezone(UTC), shown
+    early, late = local.replace(tzinfo=tz, fold=1).astimezone(UTC), first
     after = late.astimezone(tz).utcoffset()
     while late - early > timedelta(seconds=1):
         middle = early + timedelta(seconds=(late - early) // timedelta(seconds=2))
@@ -98,6 +98,14 @@ def instant(day: date, wall: time, tz: tzinfo) -> datetime:
         else:
             early = middle
     return late
+
+
+def shown(at: datetime, now: datetime, tz: tzinfo) -> str:
+    """`14:20` today, `14:20 on 25 November` on another day."""
+    local = at.astimezone(tz)
+    if local.date() == now.astimezone(tz).date():
+        return f"{local:%H:%M}"
+    return f"{local:%H:%M} on {local.day} {local:%B}"
 
 
 def host_zone() -> tzinfo:
