@@ -1,0 +1,65 @@
+"""Why a disk is compared with its replica, and when that begins."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from standby.hypervisor.base import Lost
+from standby.replication.enable import INITIAL
+from standby.replication.resync import EXPLAINED, Begins, Reason, of_lost, opens
+from standby.replication.target import DIVERGED
+from standby.replication.window import ResyncWindow, Start
+
+BERLIN = ZoneInfo("Europe/Berlin")
+NOON = datetime(2026, 6, 10, 10, tzinfo=UTC)
+EVENING = datetime(2026, 6, 10, 16, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_says_why_and_what_a_person_can_do(reason):
+    explained = EXPLAINED[reason]
+    assert explained.why[0].islower()
+    assert not explained.why.endswith(".")
+    assert explained.operator
+
+
+@pytest.mark.parametrize("lost", list(Lost))
+def test_every_loss_that_a_hypervisor_tells_has_its_reason(lost):
+    assert Reason.stored(lost.value) is of_lost(lost)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("backlog", Reason.BACKLOG),
+        (INITIAL, Reason.NEVER),
+        (DIVERGED, Reason.DIVERGED),
+        ("what no version ever wrote", Reason.TRACKING_LOST),
+    ],
+)
+def test_books_of_older_versions_are_understood(text, reason):
+    assert Reason.stored(text) is reason
+
+
+@pytest.mark.parametrize(
+    ("start", "reason", "begins"),
+    [
+        (Start.SCHEDULED, Reason.BACKLOG, EVENING),
+        (Start.AUTOMATIC, Reason.BACKLOG, NOON),
+        (Start.MANUAL, Reason.BACKLOG, None),
+        (Start.SCHEDULED, Reason.ASKED, NOON),
+        (Start.MANUAL, Reason.ASKED, NOON),
+        (Start.MANUAL, Reason.NEVER, NOON),
+        (Start.AUTOMATIC, Reason.DIVERGED, None),
+    ],
+)
+def test_when_a_comparison_may_begin(start, reason, begins):
+    assert opens(reason, ResyncWindow(start=start), NOON, BERLIN) == begins
+
+
+def test_only_where_another_writer_was_a_person_must_decide():
+    by_operator = [reason for reason, told in EXPLAINED.items() if told.begins is Begins.BY_OPERATOR]
+    assert by_operator == [Reason.DIVERGED]
