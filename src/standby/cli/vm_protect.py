@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from ulid import ULID
 
@@ -136,7 +137,8 @@ def _replicate(
 
 def _policy(policy: Policy, frequency: int | None, hours: int | None) -> Policy:
     """The policy with what the command says about it."""
-    return Policy(
+    return msgspec.structs.replace(
+        policy,
         frequency=policy.frequency if frequency is None else frequency,
         application_consistent_hours=policy.application_consistent_hours if hours is None else hours,
     )

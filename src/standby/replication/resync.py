@@ -52,7 +52,7 @@ class Explained(NamedTuple):
     operator: str
 
 
-_START_NOW: Final = "`standby vm resync` starts it before its window opens"
+_START_NOW: Final = "an operator may start it before its window opens"
 
 EXPLAINED: Final[dict[Reason, Explained]] = {
     Reason.NEVER: Explained("it has not been replicated yet", Begins.AT_ONCE, "nothing"),
@@ -101,7 +101,7 @@ EXPLAINED: Final[dict[Reason, Explained]] = {
         "the replica is not what this agent left there (another writer, or older books)",
         Begins.BY_OPERATOR,
         "make sure that this machine, and not one recovered from the replica, is the one to go on with; "
-        "then `standby vm resync` (what the other writer committed stays as recovery points)",
+        "then start it (what the other writer committed stays as recovery points)",
     ),
     Reason.ASKED: Explained("an operator asked for it", Begins.AT_ONCE, "nothing"),
 }
