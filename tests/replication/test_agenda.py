@@ -72,6 +72,13 @@ def test_work_that_turns_out_slow_counts_as_slow():
     assert names(next_up([delta("d")], running, 4, SLOW)) == ["d"]
 
 
+def test_what_takes_its_whole_interval_is_slow():
+    assert delta("a", frequency=1, lasts=1).slow
+    assert not delta("a", frequency=1, lasts=0.9).slow
+    assert not delta("a", frequency=900, lasts=SLOW - 0.1).slow
+    assert Running(delta("a", frequency=1), 0.0).slow(1.0)
+
+
 wishes = st.builds(
     Wish,
     st.sampled_from("abcdefgh"),

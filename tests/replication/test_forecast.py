@@ -107,6 +107,29 @@ def test_the_room_on_the_volume_counts_whoever_fills_it():
     assert full.sentence(NOON, BERLIN).endswith("no new log is begun until there is room.")
 
 
+@pytest.mark.parametrize(
+    ("queued", "step", "presses"),
+    [
+        # 5 % of the limit of 5 GiB are 256 MiB; what is left is reached within a day from 1.69 MiB every 30 s on.
+        (256 * MIB, 2 * MIB, True),
+        (256 * MIB - 1, 2 * MIB, False),
+        (256 * MIB, MIB, False),
+        (256 * MIB, 0, False),
+        (5 * GIB + 1, 0, True),
+    ],
+)
+def test_a_queue_is_worth_a_warning_when_it_is_large_and_its_limit_near(queued, step, presses):
+    samples = every(30, *(queued - (9 - i) * step for i in range(10)))
+    assert backlog("sda", samples, 10 * GIB).presses(NOON) is presses
+
+
+@pytest.mark.parametrize(("step", "presses"), [(0, False), (10 * MIB, False), (100 * MIB, True)])
+def test_a_volume_is_worth_a_warning_when_it_is_full_within_a_day(step, presses):
+    free = [100 * GIB - i * step for i in range(10)]
+    assert room("/", every(60, *free)).presses(NOON) is presses
+    assert room("/", every(60, 5)).presses(NOON)
+
+
 @given(
     st.lists(st.integers(0, 1 << 40), min_size=1, max_size=40),
     st.integers(1, 3600),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from standby.errors import InvalidRequest
 from standby.replication.hours import Hours
-from standby.replication.limits import LOWEST, UNLIMITED, Bandwidth, lowest, seconds_to_send
+from standby.replication.limits import LOWEST, UNLIMITED, Bandwidth, lowest
 
 BERLIN = ZoneInfo("Europe/Berlin")
 OFFICE = Bandwidth(work=1_000_000, other=5_000_000)
@@ -62,14 +62,6 @@ def test_a_rate_that_is_too_low_is_refused_and_one_at_the_edge_is_not():
 def test_the_lowest_of_a_hosts_and_a_machines_rate_holds():
     assert lowest([None, 5, 3]) == 3
     assert lowest([None, None]) is None
-
-
-def test_how_long_sending_takes_across_a_change():
-    # From 17:00: an hour at 1 MB/s, the rest at 5 MB/s.
-    assert seconds_to_send(3_600_000_000, OFFICE, at("2026-06-10 17:00"), BERLIN) == 3600
-    assert seconds_to_send(3_605_000_000, OFFICE, at("2026-06-10 17:00"), BERLIN) == 3601
-    assert seconds_to_send(0, OFFICE, at("2026-06-10 17:00"), BERLIN) == 0
-    assert seconds_to_send(1 << 40, Bandwidth(work=LOWEST), at("2026-06-10 17:00"), BERLIN) == 3600
 
 
 @given(

@@ -131,6 +131,14 @@ def test_hours_without_a_day_are_refused():
         )
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"days": frozenset([7])}, {"start": time(9, tzinfo=UTC)}, {"end": time(9, tzinfo=UTC)}]
+)
+def test_hours_are_of_the_hosts_clock_and_of_known_days(wrong):
+    with pytest.raises(InvalidRequest, match="weekdays are 0|leave the offset out"):
+        Hours(**{"start": time(1), "end": time(2), **wrong})
+
+
 def test_the_hosts_zone(monkeypatch):
     monkeypatch.setenv("TZ", "Australia/Lord_Howe")
     assert host_zone() is LORD_HOWE

@@ -20,7 +20,7 @@ PATIENCE: Final = 300.0
 machines, short beside a scan of a large disk."""
 
 SLOW: Final = 5.0
-"""Seconds of work from which on it is slow, whatever the frequency."""
+"""Seconds of work from which on it is slow, however seldom it comes."""
 
 
 class Work(StrEnum):
@@ -44,8 +44,9 @@ class Wish(NamedTuple):
 
     @property
     def slow(self) -> bool:
-        """A scan's piece always is; its size is set by what is worth a commit."""
-        return self.work is Work.SCAN or self.lasts >= SLOW
+        """A scan's piece always is (its size is set by what is worth a commit), and so is what wants a worker
+        for all of its time."""
+        return self.work is Work.SCAN or self.lasts >= min(SLOW, self.frequency)
 
 
 class Running(NamedTuple):
@@ -56,7 +57,7 @@ class Running(NamedTuple):
 
     def slow(self, now: float) -> bool:
         """Also what turned out slow: a cycle that hangs counts before it ever ended."""
-        return self.wish.slow or now - self.began >= SLOW
+        return self.wish.slow or now - self.began >= min(SLOW, self.wish.frequency)
 
 
 def quick_workers(workers: int) -> int:

@@ -27,6 +27,9 @@ _SHORTEST: Final = timedelta(minutes=2)
 _HORIZON: Final = timedelta(days=7)
 """A limit that is farther away is not worth telling, and such a rate is not to be trusted."""
 
+_WORTH_PERCENT: Final = 5
+_WARNED_BEFORE: Final = timedelta(hours=24)
+
 
 class Sample(NamedTuple):
     """A number of bytes at an instant."""
@@ -53,6 +56,12 @@ class Backlog(NamedTuple):
         """Whether the disk's queue is to be dropped, and the disk compared with its replica."""
         return self.queued > self.limit
 
+    def presses(self, now: datetime) -> bool:
+        """Whether it is worth a warning. Every queue grows for a while; a small one is no news."""
+        return self.exceeded or (
+            self.queued * 100 >= self.limit * _WORTH_PERCENT and _soon(self.reached_at, now)
+        )
+
     def sentence(self, now: datetime, tz: tzinfo) -> str:
         told = (
             f"Disk {self.disk}: {size_of(self.queued)} of logs wait, {share_of(self.queued, self.size)} of its "
@@ -78,6 +87,10 @@ class Room(NamedTuple):
         """Whether no new log may be begun there."""
         return self.free < self.kept
 
+    def presses(self, now: datetime) -> bool:
+        """Whether it is worth a warning."""
+        return self.exceeded or _soon(self.reached_at, now)
+
     def sentence(self, now: datetime, tz: tzinfo) -> str:
         told = f"Volume of {self.path}: {size_of(self.free)} are free, {size_of(self.kept)} of them are kept free"
         if self.exceeded:
@@ -85,6 +98,10 @@ class Room(NamedTuple):
         if self.reached_at is None:
             return f"{told}."
         return f"{told}; that is reached at {shown(self.reached_at, now, tz)} at this rate."
+
+
+def _soon(at: datetime | None, now: datetime) -> bool:
+    return at is not None and at - now <= _WARNED_BEFORE
 
 
 def limit_of(size: int, percent: int) -> int:

@@ -18,7 +18,6 @@ import msgspec
 
 from standby.errors import InvalidRequest
 
-DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 EVERY_DAY: Final = frozenset(range(7))
 
 _FARTHEST: Final = 15
@@ -41,6 +40,14 @@ class Hours(msgspec.Struct, frozen=True, kw_only=True):
     start: time
     end: time
     days: frozenset[int] = EVERY_DAY
+
+    def __post_init__(self) -> None:
+        check_wall(self.start)
+        check_wall(self.end)
+        if unknown := sorted(self.days - EVERY_DAY):
+            raise InvalidRequest(
+                f"a weekday {unknown[0]}", subject="policy", hint="weekdays are 0 (Monday) to 6 (Sunday)"
+            )
 
     def on(self, day: date, tz: tzinfo) -> Span:
         """The span that starts on `day`; empty where the clock skips all of it."""
@@ -80,6 +87,16 @@ class Hours(msgspec.Struct, frozen=True, kw_only=True):
                 span = self.on(one, tz)
                 if span.begin < span.end:
                     yield span
+
+
+def check_wall(wall: time) -> None:
+    """Raises InvalidRequest for a time of day that names a zone of its own: the host's is meant."""
+    if wall.tzinfo is not None:
+        raise InvalidRequest(
+            f"the time of day {wall.isoformat()} names an offset",
+            subject="policy",
+            hint="leave the offset out: times of day are those of the host's clock",
+        )
 
 
 def instant(day: date, wall: time, tz: tzinfo) -> datetime:

@@ -55,18 +55,3 @@ UNLIMITED: Final = Bandwidth()
 def lowest(rates: Iterable[int | None]) -> int | None:
     """What limits of which each holds allow together: of a host and of a machine, for one machine alone."""
     return min((rate for rate in rates if rate is not None), default=None)
-
-
-def seconds_to_send(count: int, bandwidth: Bandwidth, at: datetime, tz: tzinfo) -> float:
-    """How long sending `count` bytes takes at these rates from `at` on, where nothing else holds it back.
-
-    For estimates: an unlimited rate counts as no time.
-    """
-    start, left = at, float(count)
-    while rate := bandwidth.rate(at, tz):
-        change = bandwidth.next_change(at, tz)
-        if change is None or left <= rate * (change - at).total_seconds():
-            return (at - start).total_seconds() + left / rate
-        left -= rate * (change - at).total_seconds()
-        at = change
-    return (at - start).total_seconds()

@@ -16,7 +16,7 @@ import numpy as np
 from standby.errors import InvalidRequest
 from standby.replica.format import BLOCK, PAGE
 from standby.replication.dirty import DirtyBlocks
-from standby.replication.hours import instant
+from standby.replication.hours import check_wall, instant
 
 PARTS: Final = 48
 """Parts of the interval over which a disk's churn is kept: a quarter of an hour each by default."""
@@ -35,6 +35,7 @@ class Monitoring(msgspec.Struct, frozen=True, kw_only=True):
     start: time = time(9, 0)
 
     def __post_init__(self) -> None:
+        check_wall(self.start)
         if not 1 <= self.hours <= 168:
             raise InvalidRequest(
                 f"a monitoring interval of {self.hours} hours; it can be 1 hour to 7 days (168)",
