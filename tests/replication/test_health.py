@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standby.replication.health import Facts, Level, Problem, health
+from standby.replication.health import Compared, Facts, Level, Problem, health
 from standby.replication.states import State
 from standby.replication.statistics import Series, Statistics
 
@@ -38,7 +38,7 @@ def latency(average: float) -> Facts:
 
 
 def found(given: Facts) -> list[tuple[Level, str]]:
-    return [tuple(reason) for reason in health(given, NOW, BERLIN).reasons]
+    return [(reason.level, reason.text) for reason in health(given, NOW, BERLIN).reasons]
 
 
 def test_normal_has_no_reason_and_both_numbers():
@@ -91,8 +91,12 @@ def test_thresholds(given, level, text):
         (State.FINALIZING, Level.WARNING, "Initial replication is not complete."),
         (State.PROTECTED, Level.NORMAL, ""),
         (State.DELTA, Level.NORMAL, ""),
-        (State.RESYNC_REQUIRED, Level.CRITICAL, "must be compared with their replica"),
-        (State.RESYNCHRONIZING, Level.WARNING, "Resynchronization runs; no new point until it ends."),
+        (State.RESYNC_REQUIRED, Level.CRITICAL, "A disk must be compared with its replica"),
+        (
+            State.RESYNCHRONIZING,
+            Level.WARNING,
+            "Resynchronization runs; there is no new point until it ends.",
+        ),
         (State.PAUSED, Level.WARNING, "paused by an operator"),
         (State.FENCED, Level.CRITICAL, "Another agent has taken the replica over"),
         (State.SEALED, Level.WARNING, "has not been reversed yet"),
@@ -122,9 +126,13 @@ def test_an_error_is_a_warning_during_the_back_off_and_critical_after(failures, 
 
 
 def test_an_error_without_retry_is_critical():
-    assert found(facts(problems=(Problem(text="store: no such key"),))) == [
-        (Level.CRITICAL, "store: no such key. No retry is made: it needs a person.")
-    ]
+    problem = Problem(text="store: no such key", action="name another key")
+    [reason] = health(facts(problems=(problem,)), NOW, BERLIN).reasons
+    assert reason == (
+        Level.CRITICAL,
+        "store: no such key. No retry is made: it needs a person.",
+        "name another key",
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,17 +145,26 @@ def test_an_error_without_retry_is_critical():
     ],
 )
 def test_what_waits_for_its_resynchronization_says_why_and_until_when(opens, text):
-    waiting = facts(
-        state=State.RESYNC_REQUIRED, resync={"b": "it was resized", "a": "it was reverted"}, opens=opens
-    )
-    assert found(waiting) == [
-        (Level.CRITICAL, f"Disk a must be compared with its replica: it was reverted. {text}"),
-        (Level.CRITICAL, f"Disk b must be compared with its replica: it was resized. {text}"),
+    disks = {
+        "b": Compared(why="it was resized", opens=opens, action="wait"),
+        "a": Compared(why="it was reverted"),
+    }
+    waiting = facts(state=State.RESYNC_REQUIRED, disks=disks)
+    assert [tuple(reason) for reason in health(waiting, NOW, BERLIN).reasons] == [
+        (
+            Level.CRITICAL,
+            "Disk a must be compared with its replica: it was reverted. "
+            "Resynchronization waits for an operator to start it.",
+            "",
+        ),
+        (Level.CRITICAL, f"Disk b must be compared with its replica: it was resized. {text}", "wait"),
     ]
 
 
 def test_a_pause_hides_nothing_of_what_was_paused():
-    paused = facts(state=State.PAUSED, before_pause=State.RESYNCHRONIZING, resync={"a": "x"}, scanned=0.429)
+    paused = facts(
+        state=State.PAUSED, before_pause=State.RESYNCHRONIZING, disks={"a": Compared(why="x")}, scanned=0.429
+    )
     assert [level for level, _ in found(paused)] == [Level.WARNING, Level.WARNING]
     assert "(42 % done)" in found(paused)[1][1]
 

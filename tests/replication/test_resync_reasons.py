@@ -23,7 +23,7 @@ def test_every_reason_says_why_and_what_a_person_can_do(reason):
     explained = EXPLAINED[reason]
     assert explained.why[0].islower()
     assert not explained.why.endswith(".")
-    assert explained.operator
+    assert bool(explained.operator) is (explained.begins is not Begins.AT_ONCE)
 
 
 @pytest.mark.parametrize("lost", list(Lost))

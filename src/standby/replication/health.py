@@ -43,19 +43,32 @@ class Level(IntEnum):
 
 
 class Reason(NamedTuple):
-    """One sentence that says why the health is not better than `level`."""
+    """One or two sentences that say why the health is not better than `level`, and what a person can do."""
 
     level: Level
     text: str
+    action: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is in the way at present. failures: tries in a row. retry_at: None if no retry is made."""
+    """What is in the way at present. failures: tries in a row. retry_at: None if no retry is made.
+    action: what a person can do (the error's hint, or its row in the table of errors)."""
 
     text: str
     failures: int = 0
     retry_at: datetime | None = None
+    action: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A disk that must be compared with its replica. why: a clause. opens: when that may begin; None if an
+    operator must start it. action: what a person can do."""
+
+    why: str
+    opens: datetime | None = None
+    action: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +76,9 @@ class Facts:
     """What an agent knows of a relationship.
 
     before_pause: the state that was paused. newest_point: the instant of the newest committed point.
-    last_sync: when a record was last committed. statistics: of the running interval. resync: by disk, the
-    sentence that says why it must be compared. opens: when the resynchronization may begin; None if an
-    operator must start it. scanned: share of a running scan that is done. forecasts: sentences about
-    limits that come near. agent: an agent is at work.
+    last_sync: when a record was last committed. statistics: of the running interval. disks: those that must
+    be compared. scanned: share of a running scan that is done. forecasts: sentences about limits that come
+    near. agent: an agent is at work.
     """
 
     state: State
@@ -75,8 +87,7 @@ class Facts:
     last_sync: datetime | None = None
     statistics: Statistics | None = None
     problems: tuple[Problem, ...] = ()
-    resync: Mapping[str, str] = field(default_factory=dict)
-    opens: datetime | None = None
+    disks: Mapping[str, Compared] = field(default_factory=dict)
     scanned: float | None = None
     forecasts: tuple[str, ...] = ()
     agent: bool = True
@@ -115,11 +126,11 @@ def health(facts: Facts, now: datetime, tz: tzinfo) -> Health:
 def _of_agent(facts: Facts) -> list[Reason]:
     if facts.agent:
         return []
-    return [
-        Reason(
-            Level.CRITICAL, "No agent is at work on this machine: nothing is replicated until one is started."
-        )
-    ]
+    text = "No agent is at work on this machine: nothing is replicated."
+    return [Reason(Level.CRITICAL, text, "start one: `standby vm protect`")]
+
+
+_INITIAL: Final = (State.INITIAL_REPLICATION, State.FINALIZING)
 
 
 def _of_state(facts: Facts, now: datetime, tz: tzinfo) -> list[Reason]:
@@ -127,48 +138,44 @@ def _of_state(facts: Facts, now: datetime, tz: tzinfo) -> list[Reason]:
     state = (facts.before_pause if paused else None) or facts.state
     found = []
     if paused:
-        found.append(
-            Reason(Level.WARNING, "Replication is paused by an operator; changes go on being tracked.")
-        )
-    if state in (State.INITIAL_REPLICATION, State.FINALIZING):
-        text = f"Initial replication is not complete{_done(facts)}."
-        found.append(Reason(Level.WARNING, text))
+        text = "Replication is paused by an operator; changes go on being tracked."
+        found.append(Reason(Level.WARNING, text, "resume it"))
+    if state in _INITIAL:
+        found.append(Reason(Level.WARNING, f"Initial replication is not complete{_done(facts)}."))
     elif state is State.RESYNC_REQUIRED:
-        found += [Reason(Level.CRITICAL, f"{text} {_begins(facts, now, tz)}") for text in _compared(facts)]
-    elif state is State.RESYNCHRONIZING:
         found += [
-            Reason(Level.WARNING, f"{text} Resynchronization runs{_done(facts)}; no new point until it ends.")
-            for text in _compared(facts)
+            Reason(Level.CRITICAL, f"{_must(disk, one)} {_begins(one, now, tz)}", one.action)
+            for disk, one in _compared(facts)
+        ]
+    elif state is State.RESYNCHRONIZING:
+        runs = f"Resynchronization runs{_done(facts)}; there is no new point until it ends."
+        found += [
+            Reason(Level.WARNING, f"{_must(disk, one)} {runs}", one.action) for disk, one in _compared(facts)
         ]
     elif state is State.FENCED:
-        found.append(
-            Reason(
-                Level.CRITICAL,
-                "Another agent has taken the replica over: nothing of this machine is replicated any more.",
-            )
-        )
+        text = "Another agent has taken the replica over: nothing of this machine is replicated any more."
+        found.append(Reason(Level.CRITICAL, text, "let it go on, or take the replica back with --take-over"))
     elif state is State.SEALED:
-        found.append(
-            Reason(
-                Level.WARNING, "The machine was failed over, and its replication has not been reversed yet."
-            )
-        )
+        text = "The machine was failed over, and its replication has not been reversed yet."
+        found.append(Reason(Level.WARNING, text, "reverse its replication"))
     return found
 
 
-def _compared(facts: Facts) -> list[str]:
-    told = [
-        f"Disk {disk} must be compared with its replica: {why}." for disk, why in sorted(facts.resync.items())
-    ]
-    return told or ["The disks must be compared with their replica."]
+def _compared(facts: Facts) -> list[tuple[str, Compared]]:
+    # The state may be told a moment before the disks are.
+    return sorted(facts.disks.items()) or [("", Compared(why="it is not known yet which"))]
 
 
-def _begins(facts: Facts, now: datetime, tz: tzinfo) -> str:
-    if facts.opens is None:
+def _must(disk: str, one: Compared) -> str:
+    return f"{f'Disk {disk}' if disk else 'A disk'} must be compared with its replica: {one.why}."
+
+
+def _begins(one: Compared, now: datetime, tz: tzinfo) -> str:
+    if one.opens is None:
         return "Resynchronization waits for an operator to start it."
-    if facts.opens <= now:
+    if one.opens <= now:
         return "Resynchronization begins now."
-    return f"Resynchronization begins at {shown(facts.opens, now, tz)}."
+    return f"Resynchronization begins at {shown(one.opens, now, tz)}."
 
 
 def _done(facts: Facts) -> str:
@@ -178,17 +185,14 @@ def _done(facts: Facts) -> str:
 def _of_problems(facts: Facts, tz: tzinfo) -> list[Reason]:
     found = []
     for problem in facts.problems:
+        text, action = _sentence(problem.text), problem.action
         if problem.retry_at is None:
-            found.append(
-                Reason(Level.CRITICAL, f"{_sentence(problem.text)} No retry is made: it needs a person.")
-            )
+            found.append(Reason(Level.CRITICAL, f"{text} No retry is made: it needs a person.", action))
             continue
         level = Level.CRITICAL if problem.failures > len(MINUTES) else Level.WARNING
         tries = "once" if problem.failures == 1 else f"{problem.failures} times in a row"
         retry = f"{problem.retry_at.astimezone(tz):%H:%M:%S}"
-        found.append(
-            Reason(level, f"{_sentence(problem.text)} It failed {tries}; the next try is at {retry}.")
-        )
+        found.append(Reason(level, f"{text} It failed {tries}; the next try is at {retry}.", action))
     return found
 
 

@@ -45,7 +45,7 @@ class Begins(StrEnum):
 
 
 class Explained(NamedTuple):
-    """why: a clause. operator: what a person can do, now or against the next time."""
+    """why: a clause. operator: what a person can do, now or against the next time; "" where there is no need."""
 
     why: str
     begins: Begins
@@ -55,8 +55,8 @@ class Explained(NamedTuple):
 _START_NOW: Final = "an operator may start it before its window opens"
 
 EXPLAINED: Final[dict[Reason, Explained]] = {
-    Reason.NEVER: Explained("it has not been replicated yet", Begins.AT_ONCE, "nothing"),
-    Reason.ADDED: Explained("it was added to the protected machine", Begins.AT_ONCE, "nothing"),
+    Reason.NEVER: Explained("it has not been replicated yet", Begins.AT_ONCE, ""),
+    Reason.ADDED: Explained("it was added to the protected machine", Begins.AT_ONCE, ""),
     Reason.BACKLOG: Explained(
         "more of its logs waited for the store than its share of the disk allows, and they were dropped",
         Begins.IN_WINDOW,
@@ -103,7 +103,7 @@ EXPLAINED: Final[dict[Reason, Explained]] = {
         "make sure that this machine, and not one recovered from the replica, is the one to go on with; "
         "then start it (what the other writer committed stays as recovery points)",
     ),
-    Reason.ASKED: Explained("an operator asked for it", Begins.AT_ONCE, "nothing"),
+    Reason.ASKED: Explained("an operator asked for it", Begins.AT_ONCE, ""),
 }
 
 _OF_LOST: Final = {
