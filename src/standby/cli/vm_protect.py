@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from ulid import ULID
 
@@ -28,6 +29,7 @@ from standby.replication.enable import take_over as take_over_replica
 from standby.replication.engine import Engine
 from standby.replication.policy import FREQUENCIES, Policy
 from standby.replication.relationship import Relationship
+from standby.replication.runner import run_alone
 from standby.replication.source import Source
 from standby.replication.target import Target
 
@@ -135,13 +137,15 @@ def _replicate(
         stack.callback(engine.close)
         stack.callback(watch.scan_ended)
         watch.begin(newest_point(store, relationship.replica))
-        engine.run(stop)
+        engine.retry_now()
+        run_alone(engine, clock, stop)
     watch.stopped()
 
 
 def _policy(policy: Policy, frequency: int | None, hours: int | None) -> Policy:
     """The policy with what the command says about it."""
-    return Policy(
+    return msgspec.structs.replace(
+        policy,
         frequency=policy.frequency if frequency is None else frequency,
         application_consistent_hours=policy.application_consistent_hours if hours is None else hours,
     )

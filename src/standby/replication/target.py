@@ -19,8 +19,7 @@ from standby.replication.books import Books
 from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks
 from standby.replication.relationship import UNKNOWN
-
-DIVERGED: Final = "the replica is not what this agent left there (another writer, or older books)"
+from standby.replication.resync import Reason
 
 _UPLOADED: Final = failpoints.declare("ship.uploaded")
 _COMMITTED: Final = failpoints.declare("ship.committed")
@@ -73,7 +72,7 @@ class Target:
             # The commit of the head of the queue had won, and its answer was lost with the agent.
             self._forget(queue[0])
         elif nonce != relationship.committed:
-            self._books.diverged(self._id, nonce, DIVERGED)
+            self._books.diverged(self._id, nonce, Reason.DIVERGED.value)
             self._writer = writer
             return False
         self._writer = writer
