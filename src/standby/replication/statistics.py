@@ -141,6 +141,13 @@ class DiskChange(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     regions: dict[int, int] = {}
 
+    def plus(self, other: DiskChange) -> DiskChange:
+        """Of another round of the same cycle (pre-copy rounds, then the cut)."""
+        both = {
+            one: self.regions.get(one, 0) + other.regions.get(one, 0) for one in self.regions | other.regions
+        }
+        return DiskChange(size=self.size, regions=both)
+
 
 class Captured(msgspec.Struct, frozen=True, kw_only=True):
     """A cycle was made. application_failed: its point was to be application-consistent and is not."""
