@@ -23,7 +23,7 @@ from ulid import ULID
 from standby.block.extent import Extent
 from standby.block.nbd import NbdDisk
 from standby.demo.content import DiskPlan, build
-from standby.replica.format import LogHeader
+from standby.replica.format import LogHeader, block_count
 from standby.replica.log import LogWriter
 from standby.replication.extract import Extractor
 from standby.replication.known import KnownBlocks
@@ -74,7 +74,7 @@ def main() -> None:
 def _scan(path: Path, socket: Path, hashes: Path) -> float:
     began = time.monotonic()
     disk = NbdDisk(socket, "n")
-    known = KnownBlocks(hashes, create=True)
+    known = KnownBlocks.empty(hashes, block_count(disk.size))
     log = LogWriter(path, LogHeader(ULID().to_uuid(), ULID().bytes, "n", disk.size))
     Extractor(known, lambda: log).scan(disk, Extent(0, disk.size))
     log.seal()

@@ -42,6 +42,15 @@ def test_the_target_reads_as_the_source_and_as_zeros_beyond(parts, tail, coy, us
     assert target.flushed
 
 
+def test_a_target_known_to_be_new_is_not_made_zero_though_it_tells_nothing():
+    source = MemoryDisk(bytes(5 * GRAIN) + b"z" * GRAIN)
+    target = MemoryDisk(bytes(6 * GRAIN), coy=True)
+    result = copy(source, target, new=True)
+    assert target.content == source.content
+    assert target.zeroed == []
+    assert (result.written, result.zeroed) == (GRAIN, 5 * GRAIN)
+
+
 def test_zeros_are_neither_read_nor_written_to_a_new_target():
     source = MemoryDisk(bytes(10 * GRAIN) + b"x" * GRAIN)
     target = MemoryDisk(bytes(11 * GRAIN))

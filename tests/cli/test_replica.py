@@ -76,7 +76,21 @@ def test_a_damaged_replica_is_told_by_log_and_block(store, disk):
     assert finding["object"].endswith(log.name)
     assert "block 1 (byte 65536)" in finding["problem"]
     assert standby("replica", "verify", store, "web", "--point", "2").status == 0
-    assert standby("replica", "verify", store, "web", "--all").status == 8
+    told = standby("replica", "verify", store, "web")
+    assert f"\n{log}\n" in told.out, "a path stays whole, to be copied"
+    assert "`--all` tells" in told.out
+    every = standby("replica", "verify", store, "web", "--all")
+    assert every.status == 8
+    assert "touches points 3-4\n" in every.out
+    assert "proved sound can be restored and started: 2." in " ".join(every.out.split())
+
+
+def test_an_error_tells_its_subject_first_and_each_part_on_a_line_of_its_own(store, disk):
+    done = standby("replica", "verify", store, "web", "--point", "99", columns=60)
+    first, cause, then, *_ = done.err.splitlines()
+    assert first == f"Error  web in {store}"
+    assert cause == "       there is no recovery point 99"
+    assert then.startswith("Next   choose one of points 2 to 4;")
 
 
 def test_a_restored_file_is_the_disk_and_is_not_overwritten(store, disk, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from standby.objects import durable
 from standby.objects.base import Conflict
 from standby.objects.directory import DirectoryStore
 
@@ -102,3 +103,10 @@ def test_put_file_and_delete(store: DirectoryStore, steps: list[tuple[str, str]]
     store.delete("log")
     store.delete("log")
     assert steps == [("fsync", "."), ("fsync", ".")]
+
+
+def test_a_file_and_a_directory_elsewhere(root: Path, steps: list[tuple[str, str]]):
+    (root.parent / "file").touch()
+    durable.sync(root.parent / "file")
+    durable.sync(root.parent)
+    assert steps == [("fsync", "../file"), ("fsync", "..")]

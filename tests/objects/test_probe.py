@@ -160,6 +160,7 @@ def test_a_suitable_store_passes_and_is_left_clean(inner: DirectoryStore):
     probe(inner)
     probe(inner)
     assert names(inner) == []
+    assert [path.name for path in Path(inner.url).iterdir()] == ["~standby"]
 
 
 def test_what_the_store_raises_comes_through(inner: DirectoryStore):

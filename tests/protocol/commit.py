@@ -11,8 +11,8 @@ each is needed. What is modelled beyond plain commits:
 - a put that lands below the floor, where the record with its number was deleted.
 
 Not in `Rule` are T2's condition, T5, the nonce at W2 and the floor at W3: left out one at a time, none gave a
-violation (3 epochs, 5 numbers, 1 maintenance run, no scans), as other rules make up for each. They stay in the
-protocol as a second lock.
+violation (3 epochs, 5 numbers, 1 maintenance run, no scans), as other rules make up for each. They stay in
+the protocol as a second lock.
 
 W4 (forgetting the log at the source) follows every acknowledgement, so an acknowledged commit must be there.
 """

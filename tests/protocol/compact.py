@@ -6,7 +6,7 @@ one store operation, and a worker may stall or die between any two. Design secti
 
 A store may tell versions by content (a hash, as the directory store and S3 do). A head written back unchanged
 then has its old version, and a swap that stalled before still succeeds. Hence the rule `generation`: every
-swap changes the head. In this model the content of the head IS its version.
+swap changes the head. The model compares generations, which are equal exactly when the contents are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 
     first: int
     last: int
-    name: str
+    output: str
     since: int
 
 
@@ -46,15 +46,15 @@ class Head(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """name: makes the layers' names its own. seen: the head it planned from. drop: objects to delete, logs
-    and layers; records: those of merged points, which go last."""
+    """seen: generation of the head it planned from. output: the layer it wrote, covering first+1..last.
+    drop: objects to delete, logs and layers; records: those of merged points, which go last."""
 
-    name: str
     at: str = "M1"
     runs: int = 0
-    seen: Head | None = None
+    seen: int = 0
     first: int = 0
     last: int = 0
+    output: str = ""
     drop: frozenset[str] = frozenset()
     records: frozenset[int] = frozenset()
 
@@ -63,12 +63,16 @@ class Reader(NamedTuple):
     at: str = "R1"
     opens: int = 0
     point: int = 0
-    seen: Head | None = None
+    seen: int = 0
+    layers: tuple[Layer, ...] = ()
     left: tuple[str, ...] = ()
 
 
 class State(NamedTuple):
+    """made: how many layers were ever written; names are counted, so that none is used twice."""
+
     head: Head
+    made: int
     records: frozenset[int]
     objects: frozenset[str]
     workers: tuple[Worker, Worker]
@@ -87,17 +91,21 @@ class CompactModel:
     def initial(self) -> State:
         return State(
             Head(0),
+            0,
             frozenset(self._points),
             frozenset(log_of(point) for point in self._points),
-            (Worker("x"), Worker("y")),
+            (Worker(), Worker()),
             Reader(),
         )
 
     def steps(self, state: State) -> Iterator[Step[State]]:
         for index, worker in enumerate(state.workers):
+            if index and worker == state.workers[0]:
+                continue  # what the twin can do leads to the same states
             other = state.workers[1 - index]
             for rule, after, changed in self._work(state, worker):
-                pair = (after, other) if index == 0 else (other, after)
+                # Workers are alike, so their order carries nothing: put in one order, half the states remain.
+                pair = (after, other) if _order(after) <= _order(other) else (other, after)
                 yield Step(rule, changed._replace(workers=pair))
         yield from self._read(state)
 
@@ -105,7 +113,7 @@ class CompactModel:
 
     def _work(self, state: State, worker: Worker) -> Iterator[_Move]:
         head = state.head
-        idle = Worker(worker.name, runs=worker.runs)
+        idle = Worker(runs=worker.runs)
         if worker.at == "M1":
             if worker.runs < self._bounds.runs:
                 yield from self._plan(state, idle._replace(runs=worker.runs + 1))
@@ -115,22 +123,23 @@ class CompactModel:
             if _held(head, worker):
                 yield _Move("M2 held", idle, state)
             else:
-                made = state._replace(objects=state.objects | {_output(worker)})
-                yield _Move("M2", worker._replace(at="M3"), made)
+                output = f"m{state.made + 1}"
+                uploaded = state._replace(made=state.made + 1, objects=state.objects | {output})
+                yield _Move("M2", worker._replace(at="M3", output=output), uploaded)
         elif worker.at == "M3":
-            planned = head == worker.seen
+            planned = head.generation == worker.seen
             again = "M3" in self._without and all(layer.last <= worker.first for layer in head.layers)
             if (planned or again) and not _held(head, worker):
-                layer = Layer(worker.first, worker.last, _output(worker), head.generation + 1)
+                layer = Layer(worker.first, worker.last, worker.output, head.generation + 1)
                 merged = Head(head.generation + 1, (*head.layers, layer), head.holds)
                 yield _Move("M3", idle, state._replace(head=merged))
             else:
                 yield _Move("M3 conflict", idle, state)
         elif worker.at == "S2":
-            if head == worker.seen:
+            if head.generation == worker.seen:
                 step = 0 if "generation" in self._without else 1
                 swapped = state._replace(head=head._replace(generation=head.generation + step))
-                yield _Move("S2", worker._replace(at="delete", seen=None), swapped)
+                yield _Move("S2", worker._replace(at="delete", seen=0), swapped)
             else:
                 yield _Move("S2 conflict", idle, state)
         elif worker.drop:
@@ -149,7 +158,7 @@ class CompactModel:
         head = state.head
         top = max((layer.last for layer in head.layers), default=0)
         for last in range(top + 2, self._bounds.points + 1):
-            yield _Move("M1", worker._replace(at="M2", seen=head, first=top, last=last), state)
+            yield _Move("M1", worker._replace(at="M2", seen=head.generation, first=top, last=last), state)
         replaced = [
             layer
             for layer in head.layers
@@ -161,12 +170,12 @@ class CompactModel:
             yield _Move(
                 "M4", worker._replace(at="delete", drop=frozenset(logs), records=frozenset(inner)), state
             )
-        known = {layer.name for layer in head.layers}
+        known = {layer.output for layer in head.layers}
         orphans = frozenset(name for name in state.objects if name[0] == "m" and name not in known)
         if orphans and "S2" in self._without:
             yield _Move("S2 left out", worker._replace(at="delete", drop=orphans), state)
         elif orphans:
-            yield _Move("S2 plan", worker._replace(at="S2", seen=head, drop=orphans), state)
+            yield _Move("S2 plan", worker._replace(at="S2", seen=head.generation, drop=orphans), state)
 
     # -- open
 
@@ -177,20 +186,19 @@ class CompactModel:
             if reader.opens < self._bounds.opens:
                 for point in (2, self._bounds.points):
                     if not any(layer.first < point < layer.last for layer in head.layers):
-                        chosen = Reader("R2", reader.opens + 1, point, head)
+                        chosen = Reader("R2", reader.opens + 1, point, head.generation)
                         yield Step("R1", state._replace(reader=chosen))
         elif reader.at == "R2":
             if "R2" in self._without:
-                yield Step("R2 left out", state._replace(reader=reader._replace(at="R3", seen=head)))
-            elif head == reader.seen:
+                yield Step("R2 left out", state._replace(reader=_planning(reader, head)))
+            elif head.generation == reader.seen:
                 hold = Hold(reader.point, head.generation + 1)
                 held = Head(head.generation + 1, head.layers, (*head.holds, hold))
-                yield Step("R2", state._replace(head=held, reader=reader._replace(at="R3", seen=held)))
+                yield Step("R2", state._replace(head=held, reader=_planning(reader, held)))
             else:
                 yield Step("R2 conflict", state._replace(reader=idle))
         elif reader.at == "R3":
-            assert reader.seen is not None
-            need = needed(state.records, reader.seen.layers, reader.point)
+            need = needed(state.records, reader.layers, reader.point)
             if need is None:
                 yield Step("R4", state, f"point {reader.point} cannot be opened under its hold")
             else:
@@ -208,8 +216,8 @@ class CompactModel:
 
     def broken(self, state: State) -> str | None:
         for layer in state.head.layers:
-            if layer.name not in state.objects:
-                return f"layer {layer.name} is referenced but gone"
+            if layer.output not in state.objects:
+                return f"layer {layer.output} is referenced but gone"
         need = needed(state.records, state.head.layers, self._bounds.points)
         if need is None or not state.objects.issuperset(need):
             return "the newest point cannot be opened"
@@ -234,7 +242,7 @@ def needed(records: Set[int], layers: tuple[Layer, ...], point: int) -> tuple[st
         fitting = [layer for layer in layers if layer.first == at and layer.last <= point]
         if fitting:
             best = max(fitting, key=lambda layer: layer.last)
-            need.append(best.name)
+            need.append(best.output)
             at = best.last
         elif at + 1 in records:
             at += 1
@@ -244,8 +252,13 @@ def needed(records: Set[int], layers: tuple[Layer, ...], point: int) -> tuple[st
     return tuple(need)
 
 
-def _output(worker: Worker) -> str:
-    return f"m{worker.name}{worker.runs}"
+def _planning(reader: Reader, head: Head) -> Reader:
+    return Reader("R3", reader.opens, reader.point, layers=head.layers)
+
+
+def _order(worker: Worker) -> tuple[object, ...]:
+    """A total order of workers; sets have none of their own."""
+    return (*worker[:6], sorted(worker.drop), sorted(worker.records))
 
 
 def _held(head: Head, worker: Worker) -> bool:

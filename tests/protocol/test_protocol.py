@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
+
 import pytest
 
 from tests.protocol import commit, compact
@@ -64,7 +66,11 @@ COMPACT_RULES: list[tuple[set[compact.Rule], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("without", "says"), COMMIT_RULES, ids=lambda value: str(value))
+def names(cases: Iterable[tuple[Set[str], str]]) -> list[str]:
+    return [" and ".join(sorted(without)) for without, _ in cases]
+
+
+@pytest.mark.parametrize(("without", "says"), COMMIT_RULES, ids=names(COMMIT_RULES))
 def test_a_rule_of_commit_left_out_is_found(without: set[commit.Rule], says: str):
     violation = CommitModel(SMALL_COMMIT, without).run().violation
     assert violation is not None
@@ -72,7 +78,7 @@ def test_a_rule_of_commit_left_out_is_found(without: set[commit.Rule], says: str
     assert violation.trace[0] == "T1"
 
 
-@pytest.mark.parametrize(("without", "says"), COMPACT_RULES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("without", "says"), COMPACT_RULES, ids=names(COMPACT_RULES))
 def test_a_rule_of_compaction_left_out_is_found(without: set[compact.Rule], says: str):
     violation = CompactModel(compact.Bounds(), without).run().violation
     assert violation is not None

@@ -16,12 +16,11 @@ from standby.block.extent import Extent
 from standby.block.nbd import NbdDisk
 from standby.block.serve import serve
 from standby.errors import InvalidRequest
-from standby.objects.base import StoreRefused
 from standby.recovery import image_source, serving
 from standby.recovery.image_source import OPEN_POINT, open_point
 from standby.recovery.serving import Source
 from standby.replica.format import BLOCK, PAGE
-from tests.recovery.conftest import NAME, Replica
+from tests.recovery.conftest import NAME, ReadOnly, Replica
 from tests.support.replicas import ModelDisk
 
 pytestmark = pytest.mark.slow
@@ -151,19 +150,6 @@ def test_a_disk_that_cannot_be_opened_leaves_no_hold(replica, disk):
     with pytest.raises(InvalidRequest, match="has no disk vdz"):
         open_point(str(replica.root), NAME, "newest", "vdz")
     assert replica.head.holds == ()
-
-
-class ReadOnly:
-    """A directory store without the right to write; root may always write, so the refusal is the test's."""
-
-    def __init__(self, inner) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def swap(self, name, data, old):
-        raise StoreRefused("read-only", subject=name)
 
 
 def test_a_store_that_cannot_be_written_is_served_without_a_hold(replica, disk, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from standby.recovery.steps import (
     Row,
     State,
     Step,
+    StepFailed,
     Verb,
     Workflow,
     nothing,
@@ -244,6 +245,17 @@ def test_a_failing_step_stops_it_there_tells_why_and_is_tried_again():
     journal = world.workflow().run()
     assert journal.complete
     assert journal.rows[1].error == ""
+
+
+def test_a_full_file_system_is_an_error_of_the_step_like_others():
+    def full() -> None:
+        raise OSError(28, "No space left on device", "/run/0.qcow2")
+
+    world = World(1)
+    step = Step("s0", "task", full, nothing, lambda: None)
+    with pytest.raises(StepFailed, match=r"/run/0\.qcow2: .*No space left on device"):
+        Workflow([step], world, FixedClock()).run()
+    assert "No space" in world.load().rows[0].error
 
 
 def test_a_failing_undo_leaves_the_rest_and_is_taken_up_again():

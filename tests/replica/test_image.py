@@ -81,6 +81,24 @@ def test_what_no_log_mentions_is_zeros(tmp_path):
     assert bytes(image.hashes(7, 1)[0]) == ZERO_BLOCK_HASH
 
 
+@settings(max_examples=40, deadline=None)
+@given(rounds)
+def test_no_block_of_a_whole_image_is_told_to_be_zeros_wrongly(writes):
+    with tempfile.TemporaryDirectory() as folder:
+        _disk, image = build(Path(folder), writes)
+        assert image.wrong_zero_blocks(0, 6) == []
+
+
+def test_a_block_of_zero_pages_under_another_hash_is_told(tmp_path):
+    _disk, image = build(tmp_path, [[(0, 6 * BLOCK, b"yz1")], [(BLOCK, 2 * BLOCK, b"\0")]])
+    rows = image._shared.region(0).rows.copy()
+    rows["hash"][rows["block"] == 2] = b"w" * 16
+    region = image._shared.region(0)._replace(rows=rows)
+    image._shared._regions[0] = region
+    assert image.wrong_zero_blocks(0, 6) == [(2, str(tmp_path / "1.hrl"))]
+    assert image.wrong_zero_blocks(0, 2) == []
+
+
 def test_scattered_extents_are_packed_in_the_order_asked(tmp_path):
     disk, image = build(tmp_path, [[(0, 2 * BLOCK + PAGE, b"yz1")], [(BLOCK, 512, b"x")]])
     extents = [Extent(BLOCK, 10), Extent(3, 5), Extent(BLOCK - 4, 8)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ulid import ULID
 
-from standby.clock import SystemClock
+from standby.clock import Clock, SystemClock
 from standby.objects.base import ObjectStore
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
@@ -65,14 +65,21 @@ class Rig:
     """One relationship of machine `vm`, replicated to `vm` in the store."""
 
     def __init__(
-        self, folder: Path, hypervisor, store: ObjectStore | None = None, *, name: str = "agent"
+        self,
+        folder: Path,
+        hypervisor,
+        store: ObjectStore | None = None,
+        *,
+        name: str = "agent",
+        spool: Path | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.folder = folder
         self.hypervisor = hypervisor
         self.store = store or DirectoryStore(folder / "store", create=True)
-        self.spool = folder / "spool"
+        self.spool = spool or folder / "spool"
         self.spool.mkdir(exist_ok=True)
-        self.clock = SystemClock()
+        self.clock = clock or SystemClock()
         self.seen = Recorder()
         self.books = Books(folder / name)
         self.engine: Engine | None = None
@@ -80,7 +87,7 @@ class Rig:
     def enable(self, **request) -> None:
         """Enable protection unless it is, and make the engine."""
         if not self.books.relationships() or self.books.relationships()[0].status.state is State.NEW:
-            wanted = Request("vm", "vm", Policy(frequency=1), spool=str(self.spool), **request)
+            wanted = Request("vm", "vm", Policy(frequency=1, reserve=0), spool=str(self.spool), **request)
             enable(wanted, self.books, self.hypervisor, self.store, "host-a", self.clock)
         self.id = self.books.relationships()[0].id
         self.source = Source(

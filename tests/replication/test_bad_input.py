@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -9,17 +10,16 @@ import subprocess
 import pytest
 
 from standby import failpoints
-from standby.errors import Damaged, Fenced, NeedsPerson
+from standby.errors import Fenced, NeedsPerson
 from standby.hypervisor.base import Consistency, MachineUnreachable
-from standby.objects.base import StoreRefused
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
 from standby.replica.writer import attach
 from standby.replication.books import Books, BooksUnwritable
 from standby.replication.decide import TargetAction
-from standby.replication.enable import NotReady
-from standby.replication.source import HashesUnknown
-from standby.replication.states import Event, State, after
+from standby.replication.enable import NotReady, take_over
+from standby.replication.known import KnownLost
+from standby.replication.states import State
 from tests.hypervisor.processes import FORMATS, PAGE, Daemon, StandInAgent, Writer, assert_one_instant
 from tests.replication.rig import Rig, SettableClock
 from tests.replication.test_resync import fill, on_disk, sent
@@ -64,12 +64,13 @@ def test_points_queue_while_the_store_fails_and_follow_in_order(rig, daemon, ver
         fill(daemon, 10 + seed, 3)
         rig.clock.advance(seconds=2)
         rig.engine.source_step()
-        before = rig.books.get(rig.id).failures
+        trouble = rig.books.get(rig.id).send
+        before = trouble.failures if trouble else 0
         rig.engine.target_step()
-        relationship = rig.books.get(rig.id)
-        if relationship.failures > before:
-            waits.append(round(relationship.retry_at - rig.clock.now().timestamp()))
-            assert str(rig.store.url) in relationship.error or "injected" in relationship.error
+        trouble = rig.books.get(rig.id).send
+        if trouble and trouble.failures > before:
+            waits.append(round(trouble.retry_at - rig.clock.now().timestamp()))
+            assert str(rig.store.url) in trouble.error or "injected" in trouble.error
             # Not due yet: nothing is tried, and capturing goes on.
             assert rig.engine.target_step() is TargetAction.WAIT
             rig.clock.advance(seconds=waits[-1])
@@ -77,23 +78,30 @@ def test_points_queue_while_the_store_fails_and_follow_in_order(rig, daemon, ver
     assert len(waits) >= 1
     rig.clock.advance(hours=1)
     rig.until(lambda: not rig.books.queue(rig.id))
-    assert rig.books.get(rig.id).failures == 0
+    assert rig.books.get(rig.id).send is None
     assert rig.images() == on_disk(daemon)
     log = ReplicaLog.read(rig.store, "vm")
     assert [point.at for point in log.points] == sorted(point.at for point in log.points)
 
 
-def test_a_store_that_refuses_needs_a_person_and_keeps_the_queue(rig, daemon):
+def test_a_store_that_refuses_is_not_asked_again_until_somebody_says_so_and_captures_go_on(rig, daemon):
     failing(rig, Fault("put_if_absent", readonly(), times=None))
     fill(daemon, 2, 3)
     rig.source.cycle()
-    with pytest.raises(StoreRefused, match="read-only"):
-        rig.engine.target_step()
+    rig.engine.target_step()
     assert "read-only" in rig.books.get(rig.id).error
     assert len(rig.books.queue(rig.id)) == 1
+    assert rig.books.get(rig.id).send.retry_at is None
     failing(rig)
+    for _ in range(3):
+        rig.clock.advance(hours=1)
+        fill(daemon, 3, 3)
+        rig.engine.step()
+    assert len(rig.books.queue(rig.id)) == 4, "nothing is sent until somebody says so, and captures go on"
+    rig.engine.retry_now()
     rig.until(lambda: not rig.books.queue(rig.id))
     assert rig.images() == on_disk(daemon)
+    assert rig.books.get(rig.id).send is None
 
 
 def test_a_second_writer_fences_the_first_which_says_so_and_never_writes_again(rig, daemon):
@@ -113,7 +121,7 @@ def test_a_second_writer_fences_the_first_which_says_so_and_never_writes_again(r
     # An operator takes it back: a newer epoch, and as the other wrote no point, nothing is read whole.
     rig.engine.close()
     scanned = dict(rig.seen.scanned_bytes)
-    rig.books.set_status(rig.id, after(rig.books.get(rig.id).status, Event.STARTED, "vm"))
+    take_over(rig.books, rig.id)
     rig.enable()
     rig.until(lambda: rig.state is State.PROTECTED and not rig.books.queue(rig.id))
     assert rig.seen.scanned_bytes == scanned
@@ -171,7 +179,7 @@ def test_lost_hashes_are_learned_again_from_the_store(rig, daemon):
         writer._disks[name].write(0, memoryview(bytes(2 * PAGE * 16)))
     writer._stop.set()
     rig.source.recover()
-    with pytest.raises(HashesUnknown, match="not known here"):
+    with pytest.raises(KnownLost, match="not known here"):
         rig.source.cycle()
     rig.until(lambda: rig.source.ready and not rig.engine.view().unknown)
     rig.point()
@@ -285,8 +293,7 @@ def test_points_are_one_instant_while_answers_get_lost(tmp_path, daemon):
         rig.enable()
         for _ in range(40):
             rig.engine.step()
-            with rig.books._write() as db:
-                db.execute("UPDATE relationship SET retry_at = NULL")
+            rig.engine.retry_now()
             if rig.source.ready and rig.state is State.PROTECTED and not rig.books.queue(rig.id):
                 writer.more(50)
                 rig.source.cycle()
@@ -302,8 +309,10 @@ def test_a_flipped_bit_in_the_head_stops_the_attach_with_its_name(rig, tmp_path)
     head = tmp_path / "store" / "vm" / "replica.json"
     head.write_bytes(head.read_bytes().replace(b"{", b"[", 1))
     rig.target.let_go()
-    with pytest.raises(Damaged, match=r"vm/replica\.json: it cannot be read"):
-        rig.engine.target_step()
+    rig.engine.target_step()
+    trouble = rig.books.get(rig.id).send
+    assert re.search(r"vm/replica\.json: it cannot be read", trouble.error)
+    assert (trouble.kind, trouble.retry_at) == ("Damaged", None)
 
 
 def test_an_entry_that_was_committed_and_could_not_be_noted_is_not_committed_twice(rig, daemon, monkeypatch):

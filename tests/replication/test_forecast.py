@@ -83,13 +83,11 @@ def test_only_the_newest_samples_count():
     assert rate(every(30, *old, *[50 * GIB] * SAMPLES)) == 0
 
 
-@pytest.mark.parametrize(
-    ("queued", "exceeded"), [(5 * GIB - 1, False), (5 * GIB, False), (5 * GIB + 1, True)]
-)
-def test_a_queue_past_its_share_is_given_up(queued, exceeded):
+@pytest.mark.parametrize(("queued", "exceeded"), [(5 * GIB - 1, False), (5 * GIB, True), (5 * GIB + 1, True)])
+def test_a_queue_at_its_share_makes_points_wait(queued, exceeded):
     found = backlog("sda", every(30, queued), 10 * GIB)
     assert found.exceeded is exceeded
-    assert ("it must be compared" in found.sentence(NOON, BERLIN)) is exceeded
+    assert ("no point is made" in found.sentence(NOON, BERLIN)) is exceeded
 
 
 def test_the_room_on_the_volume_counts_whoever_fills_it():

@@ -41,7 +41,7 @@ MIB = 1 << 20
         ),
         ({"backlog_percent": 1}, {"backlog_percent": 0}, "0 % of a disk (it can be 1 to 100 %)"),
         ({"backlog_percent": 100}, {"backlog_percent": 101}, "101 % of a disk"),
-        ({"kept_free": 0}, {"kept_free": -1}, "-1 bytes kept free"),
+        ({"reserve": 0}, {"reserve": -1}, "-1 bytes kept free"),
         ({"upload_threads": 1}, {"upload_threads": 0}, "0 upload threads (it can be 1 to 32)"),
         ({"upload_threads": 32}, {"upload_threads": 33}, "33 upload threads"),
         (

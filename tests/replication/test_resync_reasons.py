@@ -8,8 +8,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from standby.hypervisor.base import Lost
+from standby.replication.diskset import ADDED
 from standby.replication.enable import INITIAL
+from standby.replication.engine import BACKLOG
 from standby.replication.resync import EXPLAINED, Begins, Reason, of_lost, opens
+from standby.replication.source import QUEUE_LOST
 from standby.replication.target import DIVERGED
 from standby.replication.window import ResyncWindow, Start
 
@@ -37,6 +40,9 @@ def test_every_loss_that_a_hypervisor_tells_has_its_reason(lost):
         ("backlog", Reason.BACKLOG),
         (INITIAL, Reason.NEVER),
         (DIVERGED, Reason.DIVERGED),
+        (ADDED, Reason.ADDED),
+        (BACKLOG, Reason.BACKLOG),
+        (QUEUE_LOST, Reason.LOG_LOST),
         ("what no version ever wrote", Reason.TRACKING_LOST),
     ],
 )

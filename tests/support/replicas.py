@@ -11,6 +11,7 @@ from uuid import UUID
 import numpy as np
 
 from standby.block.extent import Extent
+from standby.records import MachineDescription
 from standby.replica.documents import DiskState, Record
 from standby.replica.format import BLOCK, PAGE, PAGES_PER_BLOCK, ZERO_BLOCK_HASH, LogHeader
 from standby.replica.log import LogWriter, SealedLog
@@ -79,7 +80,14 @@ def append_changes(writer: LogWriter, content: bytearray, dirty: Mapping[int, in
         writer.append(frame.pages, frame.rows)
 
 
-def commit_point(writer: Writer, disks: list[ModelDisk], spool: Path, *, nonce: str = "") -> Record:
+def commit_point(
+    writer: Writer,
+    disks: list[ModelDisk],
+    spool: Path,
+    *,
+    nonce: str = "",
+    machine: MachineDescription | None = None,
+) -> Record:
     """Seal, upload and commit what was written to the disks, as one point."""
     states = []
     for disk in disks:
@@ -94,6 +102,7 @@ def commit_point(writer: Writer, disks: list[ModelDisk], spool: Path, *, nonce: 
             at="2026-11-24T08:00:00+00:00",
             disks=tuple(states),
             consistency="crash-consistent",
+            machine=machine,
         )
     )
 

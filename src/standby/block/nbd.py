@@ -26,7 +26,8 @@ class NbdDisk:
     """A `WritableDisk` behind `export` on the Unix socket `socket`.
 
     connections: as many as this, if the server says that they see one another's writes (else one).
-    depth:       requests in flight on each. 4x8 beat 1x32 always, 2x16 only on an idle machine.
+    depth:       requests in flight on each. On a quiet machine 4x8 read scattered pages fastest, on a
+                 loaded one 2x16 (benchmarks/reading.py).
     bitmap:      name of QEMU's dirty bitmap that `dirty` reads.
     patience:    seconds without any movement on the connection until a wait is given up.
 

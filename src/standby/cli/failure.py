@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 import typer
+from rich.text import Text
 
 from standby.cli.machine import show_findings
 from standby.cli.output import Field, fields, say, stderr
@@ -96,16 +97,13 @@ def show(failure: Failure, *, json: bool) -> None:
     console = stderr()
     blocking = sum(finding.blocks for finding in failure.findings)
     cause = f"{counted(blocking, 'problem')} in the way" if blocking else failure.cause
-    say(console, f"Error: {cause}", style="bold red", indent=7)
+    # What is wrong is told of the subject ("it exists already"), so the subject comes first.
+    first, *rest = [text for text in (failure.subject, cause) if text]
+    console.print(Text(f"Error  {first}", style="bold red"), soft_wrap=True)
+    for text in rest:
+        say(console, f"       {text}", style="red", indent=7)
     show_findings(console, [finding for finding in failure.findings if finding.blocks])
-    fields(
-        console,
-        [
-            Field("Subject", failure.subject),
-            Field("Tried", failure.tried),
-            Field("Next", failure.hint),
-        ],
-    )
+    fields(console, [Field("Tried", failure.tried), Field("Next", failure.hint)], margin=7)
 
 
 def _write_report(error: BaseException) -> str:

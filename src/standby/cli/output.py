@@ -81,10 +81,10 @@ class Field(NamedTuple):
     value: str
 
 
-def fields(console: Console, lines: Sequence[Field]) -> None:
-    """Names on the left, values beside them, wrapped below themselves."""
+def fields(console: Console, lines: Sequence[Field], *, margin: int = 0) -> None:
+    """Names on the left, values beside them, wrapped below themselves. margin: where values begin at least."""
     shown = [line for line in lines if line.value]
-    margin = max((len(line.name) for line in shown), default=0) + 2
+    margin = max(margin, max((len(line.name) for line in shown), default=0) + 2)
     for name, value in shown:
         rows = [
             row
@@ -100,11 +100,13 @@ def fields(console: Console, lines: Sequence[Field]) -> None:
 
 
 class Column(NamedTuple):
-    """priority: 0 always stays; of the others the highest goes first where the terminal is narrow."""
+    """priority: 0 always stays; of the others the highest goes first where the terminal is narrow.
+    whole: never wrapped, as it is there to be copied."""
 
     title: str
     priority: int = 0
     right: bool = False
+    whole: bool = False
 
 
 def table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -127,7 +129,7 @@ def table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
             column.title,
             justify="right" if column.right else "left",
             overflow="fold",
-            no_wrap=column.right or widths[at] <= 12,
+            no_wrap=column.right or column.whole or widths[at] <= 12,
         )
     for row in rows:
         grid.add_row(*(Text(row[at]) for at in shown))
@@ -147,8 +149,8 @@ class _Done(ProgressColumn):
         return Text(f"{size(int(task.completed))} of {size(int(task.total or 0))}")
 
 
-def progress(console: Console) -> Progress:
-    """A display of bytes done, for terminals; elsewhere it shows nothing."""
+def progress(console: Console, *, transient: bool = False) -> Progress:
+    """A display of bytes done, for terminals; elsewhere it shows nothing. transient: gone when it is over."""
     narrow = console.width < 80
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -158,6 +160,7 @@ def progress(console: Console) -> Progress:
         *([] if narrow else [_Remaining()]),
         console=console,
         disable=not console.is_terminal,
+        transient=transient,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -18,7 +19,7 @@ from standby.cli.results import Event
 from standby.errors import StandbyError
 from standby.records import Finding
 from standby.replica.documents import Record
-from standby.replication.books import Relationship
+from standby.replication.relationship import Relationship
 from standby.replication.source import CycleReport
 from standby.replication.states import State
 
@@ -33,7 +34,7 @@ _HEADER_EVERY: Final = 20
 _ROW: Final = "{:>7}  {:8}  {:>9}  {:>9}  {:>7}  {:>7}"
 
 
-class Watch:
+class Watch(ABC):
     """An engine's Observer. Called from the engine's two threads.
 
     relationship: asked for what the books say now.
@@ -97,30 +98,45 @@ class Watch:
 
     def failed(self, error: StandbyError) -> None:
         with self._lock:
-            retry_at = self._relationship().retry_at
+            relationship = self._relationship()
+            trouble = next(
+                (one for one in (relationship.send, relationship.capture) if one and one.error == str(error)),
+                None,
+            )
+            retry_at = trouble.retry_at if trouble else None
             self.show_failed(error, datetime.fromtimestamp(retry_at, UTC) if retry_at else None)
 
+    @abstractmethod
     def findings(self, findings: Sequence[Finding]) -> None:
         """The prerequisites check is done."""
-        raise NotImplementedError
 
-    def task_done(self, task: str, remark: str = "") -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def task_done(self, task: str, remark: str = "") -> None: ...
 
+    @abstractmethod
+    def stopping(self) -> None:
+        """Somebody asked to stop: `stopped` follows."""
+
+    @abstractmethod
     def stopped(self) -> None:
         """The engine has stopped, as it was told to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scan_began(self, task: str) -> None: ...
 
+    @abstractmethod
     def scan_ended(self) -> None: ...
 
+    @abstractmethod
     def show_state(self, state: State) -> None: ...
 
+    @abstractmethod
     def show_scanned(self, disk: str, count: int) -> None: ...
 
+    @abstractmethod
     def show_point(self, record: Record, report: CycleReport | None, rpo: float) -> None: ...
 
+    @abstractmethod
     def show_failed(self, error: StandbyError, retry_at: datetime | None) -> None: ...
 
 
@@ -155,8 +171,10 @@ class Told(Watch):
         say(self._out, "Stopped. Changes go on being tracked; the same command goes on from here.")
 
     def stopping(self) -> None:
-        """Somebody asked to stop."""
-        say(self._err, "Stopping after the step at work ... (Ctrl-C again: at once, nothing is lost)")
+        if self._err.is_terminal:
+            # The terminal has echoed ^C: begin below it.
+            self._err.print()
+        say(self._err, "Stopping after the step at work. Ctrl-C again: at once; nothing is lost.")
 
     def scan_began(self, task: str) -> None:
         self._bars = progress(self._err)
@@ -175,6 +193,9 @@ class Told(Watch):
         if self._bars:
             self._bars.stop()
             self._bars = None
+
+    def show_state(self, state: State) -> None:
+        """People are told tasks, points and troubles."""
 
     def show_scanned(self, disk: str, count: int) -> None:
         if self._bars is None or disk not in self._disks:
@@ -200,7 +221,7 @@ class Told(Watch):
             f"{instant(record.at).astimezone():%H:%M:%S}",
             size(report.changed) if report else "-",
             size(sent),
-            duration(report.window) if report else "-",
+            duration(report.window) if report and report.window else "-",
             duration(rpo),
         )
         self._out.print(Text(row), soft_wrap=True)
@@ -235,11 +256,14 @@ class Lines(Watch):
         self._print("stopped")
 
     def stopping(self) -> None:
-        """Somebody asked to stop: `stopped` will tell."""
+        """The line of `stopped` is enough."""
 
     def scan_began(self, task: str) -> None:
         self._print("task", task=task, outcome="started")
         self._done: dict[str, int] = {}
+
+    def scan_ended(self) -> None:
+        """The task's own line tells."""
 
     def show_state(self, state: State) -> None:
         self._print("state", state=state.value)

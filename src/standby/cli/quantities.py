@@ -52,7 +52,7 @@ def age(at: datetime, now: datetime) -> str:
 
 
 def _one_unit(seconds: float) -> str:
-    for limit, divisor, unit in ((100, 1, "s"), (6000, 60, "min"), (172_800, 3600, "h")):
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{int(seconds // divisor)} {unit}"
     return f"{int(seconds // 86400)} days"

@@ -11,6 +11,7 @@ from standby.cli.help import Group
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_bytes
+from standby.cli.replica_holds import holds, release
 from standby.cli.replica_restore import restore, serve
 from standby.cli.replica_verify import verify
 from standby.errors import Damaged, StandbyError
@@ -92,6 +93,8 @@ def show(store: StoreAddress, replica: ReplicaName, json: Json = False) -> None:
 app.command()(verify)
 app.command()(restore)
 app.command()(serve)
+app.command()(holds)
+app.command()(release)
 
 
 def _summary(store: ObjectStore, name: str) -> results.Replica:
@@ -190,7 +193,7 @@ def _detail(log: ReplicaLog) -> results.ReplicaDetail:
             )
             for disk in (last.disks if last else ())
         ),
-        holds=tuple(results.Hold(point=hold.seq, by=hold.by) for hold in head.holds),
+        holds=tuple(results.Hold.of(hold) for hold in head.holds),
     )
 
 

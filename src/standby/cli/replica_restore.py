@@ -46,7 +46,7 @@ def restore(
     began = time.monotonic()
     chosen = choose(store, replica, point)
     state = choose_disk(chosen, disk)
-    with progress(stderr()) as bar:
+    with progress(stderr(), transient=True) as bar:
         task = bar.add_task(f"Restoring {state.id}", total=state.size)
         copied = export(
             chosen.log,

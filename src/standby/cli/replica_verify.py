@@ -78,13 +78,16 @@ def _chosen(store: str, replica: str, point: str | None, every: bool) -> tuple[R
 
 
 def _prove(log: ReplicaLog, records: list[Record], logs: bool) -> list[Proof]:
-    proofs = []
-    with progress(stderr()) as bar:
-        for record in records:
-            task = bar.add_task(f"Point {record.seq}", total=sum(disk.size for disk in record.disks))
+    sizes = [sum(disk.size for disk in record.disks) for record in records]
+    with progress(stderr(), transient=True) as bar:
+        proofs = []
+        task = bar.add_task("", total=sum(sizes))
+        for number, record in enumerate(records):
+            which = f" ({number + 1} of {len(records)})" if len(records) > 1 else ""
+            # What was damaged was not looked at to its end; the bar goes on from where the point ends.
+            bar.update(task, description=f"Point {record.seq}{which}", completed=sum(sizes[:number]))
             proofs.append(verify_point(log, record, progress=advance(bar, task)))
-            if record is not records[-1]:
-                bar.remove_task(task)
+        bar.update(task, completed=sum(sizes))
         if logs:
             total = sum(one.size for record in log.records for disk in record.disks for one in disk.logs)
             total += sum(layer.log.size for layer in log.head.layers)
@@ -128,9 +131,20 @@ def _print(result: results.Verification) -> None:
         points = {point for one in problems for point in one.points}
         say(console, f"  touches {'point' if len(points) == 1 else 'points'} {ranges(points)}", indent=4)
     console.print()
-    say(
-        console,
-        "Next: an older point may be whole (`--all` tells). If the machine still runs, take its replica "
-        "elsewhere: `standby vm unprotect`, then `standby vm protect` into another store.",
-        indent=6,
+    say(console, f"Next  {_next(result)}", indent=6)
+
+
+def _next(result: results.Verification) -> str:
+    """What an operator does about the damage."""
+    touched = {point for one in result.findings for point in one.points}
+    sound = [point for point in result.points if point not in touched]
+    if sound:
+        old = f"What was proved sound can be restored and started: {ranges(sound)}."
+    elif len(result.points) == 1:
+        old = "An older point may be whole: `--all` tells."
+    else:
+        old = "None of these points is whole; disks without damage can still be restored."
+    return (
+        f"{old} If the machine still runs, give it a new replica: `standby vm unprotect`, "
+        "then `standby vm protect` with another name or store."
     )

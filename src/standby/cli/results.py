@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from standby.records import Finding
+from standby.replica import documents
 from standby.replica.documents import Record
 
 
@@ -81,8 +82,17 @@ class ReplicaDisk(msgspec.Struct, kw_only=True):
 
 
 class Hold(msgspec.Struct, kw_only=True):
+    """since: when the reader began, by its clock; empty where that is unknown. by: what it does, and where."""
+
+    id: str
     point: int
+    since: str
     by: str
+
+    @classmethod
+    def of(cls, hold: documents.Hold) -> Hold:
+        since = hold.since.isoformat() if hold.since else ""
+        return cls(id=hold.id, point=hold.seq, since=since, by=hold.by)
 
 
 class ReplicaDetail(msgspec.Struct, kw_only=True):

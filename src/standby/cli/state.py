@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from standby.errors import InvalidRequest
-from standby.replication.books import Books, Relationship
+from standby.replication.books import Books
+from standby.replication.relationship import Relationship
 
 State = Annotated[
     Path | None,

@@ -27,10 +27,11 @@ from standby.cli.state import State, find, folder_of, made
 from standby.cli.vm_protect import protect
 from standby.errors import InvalidRequest, StandbyError
 from standby.objects.address import open_store
-from standby.replication.books import Books, Relationship
+from standby.replication.books import Books
 from standby.replication.disable import disable
 from standby.replication.enable import NotReady
 from standby.replication.holder import holder
+from standby.replication.relationship import Relationship
 from standby.replication.states import Event, after
 from standby.replication.states import State as Stage
 
@@ -101,7 +102,7 @@ def pause(machine: MachineName, state: State = None, json: Json = False) -> None
 
 @app.command()
 def resume(machine: MachineName, state: State = None, json: Json = False) -> None:
-    """Resume replication that was paused. Where no agent runs."""
+    """Resume replication that was paused, or take a fenced replica back. Where no agent runs."""
     _apply(machine, state, Event.RESUMED, json=json)
 
 
@@ -205,7 +206,8 @@ def _vm(books: Books, relationship: Relationship) -> results.Vm:
         newest = newest_point(open_store(relationship.store), relationship.replica)
     except StandbyError as error:
         problem = f"{error.subject}: {error.cause}"
-    retry_at = relationship.retry_at
+    trouble = relationship.send or relationship.capture
+    retry_at = trouble.retry_at if trouble else None
     return results.Vm(
         machine=relationship.machine,
         id=relationship.id,
@@ -218,7 +220,7 @@ def _vm(books: Books, relationship: Relationship) -> results.Vm:
         spool=relationship.spool,
         queued=len(queue),
         queued_bytes=sum(entry.stored for entry in queue),
-        failures=relationship.failures,
+        failures=trouble.failures if trouble else 0,
         retry_at=datetime.fromtimestamp(retry_at, UTC).isoformat() if retry_at else "",
         error=relationship.error,
         newest=results.Point.of(newest) if newest else None,

@@ -23,10 +23,12 @@ from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.replication import states
-from standby.replication.books import Books, Relationship
+from standby.replication.books import Books
 from standby.replication.enable import Request, enable
+from standby.replication.enable import take_over as take_over_replica
 from standby.replication.engine import Engine
 from standby.replication.policy import FREQUENCIES, Policy
+from standby.replication.relationship import Relationship
 from standby.replication.source import Source
 from standby.replication.target import Target
 
@@ -68,7 +70,10 @@ def protect(
     ] = None,
     take_over: Annotated[
         bool,
-        typer.Option("--take-over", help="Own the replica again after another agent fenced this one."),
+        typer.Option(
+            "--take-over",
+            help="Continue a replica that another agent owns, or of which this one has lost its books.",
+        ),
     ] = False,
     state: State = None,
     json: Json = False,
@@ -85,6 +90,7 @@ def protect(
         policy=_policy(Policy(), frequency, application_consistent),
         spool=str(spool.absolute()) if spool else "",
         excluded=exclude or [],
+        take_over=take_over,
     )
     with closing(Books(made(folder_of(state)))) as books:
         found: list[Relationship] = []
@@ -103,8 +109,7 @@ def protect(
             _check_unchanged(known, request, opened, take_over)
             books.set_policy(known.id, _policy(known.policy, frequency, application_consistent))
             if known.status.state is states.State.FENCED:
-                books.set_error(known.id, "", 0, None, None)
-                books.set_status(known.id, states.after(known.status, states.Event.STARTED, machine))
+                take_over_replica(books, known.id)
             if not json:
                 say(
                     stdout(),

@@ -30,10 +30,11 @@ from standby.recovery.failover import FailoverTest
 from standby.replica.documents import Record
 from standby.replica.journal import ReplicaLog
 from standby.replica.verify import verify_point
-from standby.replication.books import Books, Relationship
+from standby.replication.books import Books
 from standby.replication.enable import Request, enable
 from standby.replication.engine import Engine
 from standby.replication.policy import Policy
+from standby.replication.relationship import Relationship
 from standby.replication.source import CycleReport, Source
 from standby.replication.states import State
 from standby.replication.target import Target

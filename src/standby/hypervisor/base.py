@@ -103,8 +103,8 @@ class BrokenChain(NeedsPerson):
     """A disk's image refers to a parent that is missing, is another file, or was changed since."""
 
 
-class DiskInUse(NeedsPerson):
-    """Another process or job holds the disk in a way that excludes tracking."""
+class DiskInUse(Recoverable):
+    """Another process or job holds the disk in a way that excludes tracking, until it ends."""
 
 
 class DiskUnsuitable(NeedsPerson):

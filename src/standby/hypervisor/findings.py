@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from standby.block.chains import ChainFault, check_chain
-from standby.errors import InvalidRequest, NeedsPerson
+from standby.errors import InvalidRequest, NeedsPerson, Recoverable
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.devices import iothread_of, shared_for_writing
 from standby.hypervisor.exports import own_server, serve, speaks_nbd, stop_serving
@@ -23,7 +23,7 @@ OLDEST = (7, 1)
 _UNSAFE_JOBS = frozenset({"mirror", "commit", "stream", "backup"})
 
 ChainProblems = Callable[[Path, str], Sequence[tuple[str, str]]]
-"""What is wrong with the parents of the image at a path, of a format: (problem, fix) each."""
+"""What is wrong with the parents of the image at a path, of a format of QEMU's: (problem, fix) each."""
 
 
 _FIXES: Final = {
@@ -94,7 +94,7 @@ def _disks(qmp: Qmp, disks: Sequence[SourceDisk], chain_problems: ChainProblems)
             continue
         yield from (_of_disk(qmp, subject, disk, shared=users[disk.node] > 1))
         if disk.path:
-            for problem, fix in chain_problems(Path(disk.path), disk.format):
+            for problem, fix in chain_problems(Path(disk.path), disk.driver):
                 yield Finding(subject=subject, problem=problem, fix=fix, blocks=True)
 
 
@@ -146,7 +146,7 @@ def _server(qmp: Qmp, nbd: Path | None) -> Iterator[Finding]:
     ours = nbd is None and speaks_nbd(own_server(qmp.path))
     try:
         serve(qmp, nbd)
-    except (NeedsPerson, InvalidRequest) as error:
+    except (Recoverable, NeedsPerson, InvalidRequest) as error:
         yield Finding(subject=qmp.machine, problem=error.cause, fix=error.hint, blocks=True)
         return
     if not ours:

@@ -228,15 +228,18 @@ class StartedMachine:
 
     def kill(self) -> None:
         mark = f"standby:{self.tag}:"
-        known = [self._record.process] if self._record.process else []
-        # Also one that whoever started it did not live to note: QEMU may not have its pid file yet.
-        for process in known + find_processes(_PROGRAM, mark):
-            if not process.kill(mark, _KILL_LIMIT):
-                raise MachineUnreachable(
-                    f"process {process.pid} did not end within {_KILL_LIMIT:g} s of SIGKILL",
-                    subject=self.description.name,
-                    hint="it hangs in the kernel, most often on storage: see `dmesg`, then try again",
-                )
+        found = [self._record.process] if self._record.process else find_processes(_PROGRAM, mark)
+        while found:
+            for process in found:
+                if not process.kill(mark, _KILL_LIMIT):
+                    raise MachineUnreachable(
+                        f"process {process.pid} did not end within {_KILL_LIMIT:g} s of SIGKILL",
+                        subject=self.description.name,
+                        hint="it hangs in the kernel, most often on storage: see `dmesg`, then try again",
+                    )
+            # Also one that whoever started it did not live to note: QEMU may not have its pid file yet, and
+            # what it forked to become a daemon was not there a moment ago.
+            found = find_processes(_PROGRAM, mark)
 
     def discard(self) -> None:
         self.kill()

@@ -33,7 +33,7 @@ from qemu.qmp import (
 )
 from qemu.qmp.message import Message
 
-from standby.errors import NeedsPerson
+from standby.errors import Recoverable
 from standby.hypervisor.base import MachineUnreachable
 
 Event = Mapping[str, Any]
@@ -49,7 +49,7 @@ COMMAND_LIMIT = 30.0
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
-class QmpError(NeedsPerson):
+class QmpError(Recoverable):
     """QEMU refused a command. `kind` is QMP's error class, `desc` its text; callers map what they expect."""
 
     def __init__(self, command: str, kind: str, desc: str, *, subject: str) -> None:
@@ -227,6 +227,7 @@ class Qmp:
             raise MachineUnreachable(
                 f"cannot connect to its control socket {self.path}: {error.strerror or error}",
                 subject=self.machine,
+                tried="connecting; nothing was changed, and it is tried again at the next cycle",
                 hint="see whether the machine runs with `-qmp unix:PATH,server=on,wait=off` at this path",
             ) from error
         stream.setblocking(False)

@@ -1,7 +1,8 @@
 """Files that survive a power cut and killed writers: the ground of the directory store.
 
-Every path is relative to an open directory (`root`), so that a call works in one mounted file system from
-start to end, whatever is mounted or unmounted at the path meanwhile. Every function raises plain OSError.
+Every path but that of `sync` is relative to an open directory (`root`), so that a call works in one mounted
+file system from start to end, whatever is mounted or unmounted at the path meanwhile. Every function raises
+plain OSError.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 
 LOCK_PATIENCE: Final = 30.0
@@ -33,6 +35,15 @@ def opened(path: str, flags: int, *, root: int | None = None, mode: int = 0o666)
         yield fd
     finally:
         os.close(fd)
+
+
+def sync(path: Path) -> None:
+    """Make the bytes of a file durable that somebody else has written, or the entries of a directory.
+
+    For places outside a store, so the path is relative to no root.
+    """
+    with opened(str(path), os.O_RDONLY) as fd:
+        os.fsync(fd)
 
 
 def sync_directory(root: int, path: str) -> None:

@@ -42,8 +42,7 @@ def make_store(path: Path) -> None:
     try:
         with suppress(FileExistsError):
             path.mkdir()
-            with durable.opened(str(path.parent), os.O_RDONLY | os.O_DIRECTORY) as parent:
-                os.fsync(parent)
+            durable.sync(path.parent)
         with durable.opened(str(path), os.O_RDONLY | os.O_DIRECTORY) as root:
             # `lost+found` is what a new file system holds, OWN what a killed creation left.
             others = {entry.name for entry in os.scandir(root)} - {"lost+found", OWN}

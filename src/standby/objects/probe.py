@@ -24,12 +24,14 @@ PREFIX: Final = "standby-probe"
 
 
 def probe(store: ObjectStore) -> None:
-    """Try every property once, on objects `standby-probe/<ulid>-*` that are removed afterwards.
+    """Try every property once, on objects `standby-probe-<ulid>-*` that are removed afterwards.
+
+    They lie in no directory, as that of a directory store would stay behind.
 
     Raises StoreUnsuitable naming the first property that is lacking and what the store did instead, and
     what the store raises when it cannot be reached or refuses.
     """
-    trial = _Trial(store, f"{PREFIX}/{ULID()}-")
+    trial = _Trial(store, f"{PREFIX}-{ULID()}-")
     try:
         trial.run()
     except BaseException:
@@ -42,7 +44,7 @@ def _clean_up_after_failure(trial: _Trial) -> None:
     try:
         trial.clean_up()
     except StandbyError:
-        return  # the failure that brought us here tells more; what is left lies under PREFIX
+        return  # the failure that brought us here tells more; what is left begins with PREFIX
 
 
 class _Trial:

@@ -21,6 +21,7 @@ from standby.block.disk import Disk
 from standby.block.extent import Extent, pieces
 from standby.block.images import Format
 from standby.errors import Damaged, InvalidRequest
+from standby.objects.durable import sync
 from standby.recovery.image_writer import opened
 from standby.replica.documents import Record
 from standby.replica.format import BLOCK, BLOCK_SHIFT, ZERO_BLOCK_HASH, block_count, block_hash
@@ -77,7 +78,7 @@ def export(
     verify: read it all back as a guest would, and compare with the hashes again.
     Raises ExportTaken, Damaged (naming log and block), ExportDiffers, and what the target's storage raises.
     """
-    with hold(log.place, record.seq, f"export on {os.uname().nodename}") as held:
+    with hold(log.place, record.seq, f"export by process {os.getpid()} on {os.uname().nodename}") as held:
         # Read again: before the hold a merge may have moved the floor.
         image = ReplicaLog.read(log.place.store, log.place.name, upto=record.seq).image(record.seq, disk)
         _refuse_too_large(format, image.size, path)
@@ -144,7 +145,7 @@ def _target(path: Path, format: Format, size: int, overwrite: bool) -> Iterator[
         images.create(partial, format, size)
         _CREATED.reach()
         yield partial
-        _sync(partial)
+        sync(partial)
         if path.exists() and not overwrite:
             raise ExportTaken("it has come to exist meanwhile", subject=str(path), hint="choose another name")
         partial.rename(path)
@@ -152,15 +153,7 @@ def _target(path: Path, format: Format, size: int, overwrite: bool) -> Iterator[
         partial.unlink(missing_ok=True)
         raise
     _NAMED.reach()
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def _refuse_false_zeros(image: Image) -> None:

@@ -8,6 +8,7 @@ calls those of its test failover job.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -20,15 +21,15 @@ from ulid import ULID
 
 from standby.clock import Clock, SystemClock
 from standby.errors import Damaged, InvalidRequest, StandbyError
-from standby.hypervisor.base import MachineNotFound
+from standby.hypervisor.base import MachineNotFound, MachineUnreachable
 from standby.hypervisor.host import MachineState, NotBooted, RecoveryHost, RunningMachine
 from standby.objects.address import open_store
 from standby.records import Finding, MachineDescription
 from standby.recovery import prerequisites, run_directory, serving
-from standby.recovery.failover_steps import MACHINE, DiskOrder, Order, Work
-from standby.recovery.run_directory import FileRows
+from standby.recovery.failover_steps import MACHINE, SERVE, DiskOrder, Order, Work
+from standby.recovery.run_directory import FileRows, NoRecovery
 from standby.recovery.serving import Source
-from standby.recovery.steps import Journal, Row, Workflow
+from standby.recovery.steps import CleanUpBegun, Journal, Row, State, Workflow
 from standby.replica.journal import ReplicaLog
 
 CLEAN_UP: Final = "standby failover cleanup {run}"
@@ -47,10 +48,15 @@ class TestInProgress(InvalidRequest):
     __test__ = False  # for pytest: no collection of tests
 
 
+class NotServed(InvalidRequest):
+    """The test failover was interrupted before its disks were served, so there is nothing to mend."""
+
+
 class Phase(StrEnum):
     STARTING = "starting"
-    """Not complete: at work, or interrupted."""
+    """No machine yet: at work, or interrupted."""
     RUNNING = "running"
+    """The machine is there; it may still boot."""
     ENDED = "ended"
     """It was started, and the machine has ended since."""
     CLEANING_UP = "cleaning up"
@@ -125,7 +131,7 @@ def start(
         asked=asked,
         boot_limit=request.boot_limit,
     )
-    root = root.absolute()
+    root = root.resolve()
     with run_directory.root_lock(root):
         _refuse_second(root, log.head.replica, request.replica)
         run = run_directory.make(root, order.tag, order, Work(root / order.tag, order, host, clock).journal())
@@ -148,7 +154,7 @@ def resume(
     run: Path, host: RecoveryHost, *, clock: Clock | None = None, told: Told | None = None
 ) -> FailoverTest:
     """Go on with a test that was interrupted. Raises CleanUpBegun, NoRecovery, RecoveryBusy, as `start`."""
-    run = run.absolute()
+    run = _canonical(run)
     with run_directory.run_lock(run):
         order = run_directory.read_order(run, Order)
         work = Work(run, order, host, clock or SystemClock())
@@ -162,7 +168,7 @@ def clean_up(run: Path, host: RecoveryHost, *, clock: Clock | None = None, told:
     May be repeated until it succeeds; from any process. Raises NoRecovery for what is no run directory of ours,
     RecoveryBusy while another process works on it, and what stands in the way of a step.
     """
-    run = run.absolute()
+    run = _canonical(run)
     if run_directory.finish_removal(run):
         return
     with run_directory.run_lock(run):
@@ -179,12 +185,17 @@ def clean_up(run: Path, host: RecoveryHost, *, clock: Clock | None = None, told:
 
 def list_tests(root: Path, host: RecoveryHost) -> list[FailoverTest]:
     """The tests below `root`, oldest first."""
-    return [look(run, host) for run in run_directory.recoveries(root.absolute())]
+    found = []
+    for run in run_directory.recoveries(root.resolve()):
+        # One that is cleaned up meanwhile is no test any more.
+        with contextlib.suppress(NoRecovery):
+            found.append(look(run, host))
+    return found
 
 
 def look(run: Path, host: RecoveryHost) -> FailoverTest:
     """A test as it stands now. Raises NoRecovery."""
-    run = run.absolute()
+    run = _canonical(run)
     order = run_directory.read_order(run, Order)
     journal = FileRows(run).load()
     facts = {name: value for row in journal.rows for name, value in row.facts.items()}
@@ -207,13 +218,22 @@ def look(run: Path, host: RecoveryHost) -> FailoverTest:
 
 def machine(run: Path, host: RecoveryHost) -> RunningMachine:
     """The machine of a test. Raises MachineNotFound if none was started yet."""
-    return host.find(run.absolute() / MACHINE)
+    return host.find(_canonical(run) / MACHINE)
 
 
 def mend(run: Path) -> list[str]:
-    """Start the servers that died again; a machine that waits for them goes on. Which disks they serve."""
-    run = run.absolute()
+    """Start the servers that died again; a machine that waits for them goes on. Which disks they serve.
+
+    Raises NotServed, CleanUpBegun, NoRecovery, RecoveryBusy.
+    """
+    run = _canonical(run)
     with run_directory.run_lock(run):
+        journal = FileRows(run).load()
+        if journal.undoing:
+            raise CleanUpBegun("its clean-up has begun", subject=str(run), hint=CLEAN_UP.format(run=run))
+        if any(row.step == SERVE and row.state is not State.DONE for row in journal.rows):
+            # Nothing would take back servers that its row does not tell of.
+            raise NotServed("its disks are not served yet", subject=str(run), hint=CLEAN_UP.format(run=run))
         dead = serving.dead(run_directory.read_order(run, Order).sources(run))
         serving.start(dead)
     return [source.disk for source in dead]
@@ -221,7 +241,13 @@ def mend(run: Path) -> list[str]:
 
 def sources(run: Path) -> Sequence[Source]:
     """The disks of a test and where they are served."""
-    return run_directory.read_order(run.absolute(), Order).sources(run.absolute())
+    run = _canonical(run)
+    return run_directory.read_order(run, Order).sources(run)
+
+
+def _canonical(run: Path) -> Path:
+    """One name for a run directory however it is given: servers are found by the path they were started with."""
+    return run.resolve()
 
 
 def _test_machine(machine: MachineDescription, disks: set[str]) -> MachineDescription:
@@ -249,6 +275,9 @@ def _phase(journal: Journal, run: Path, host: RecoveryHost) -> Phase:
         state = machine(run, host).state()
     except (MachineNotFound, Damaged):
         return Phase.STARTING
+    except MachineUnreachable:
+        # Its process is there: somebody else asks it, as a start that waits for the boot, or it hangs.
+        return Phase.RUNNING
     if state is MachineState.GONE:
         return Phase.ENDED if journal.complete else Phase.STARTING
     return Phase.RUNNING

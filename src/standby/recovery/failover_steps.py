@@ -13,10 +13,10 @@ import msgspec
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import InvalidRequest
 from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.host import DiskImage, MachineState, Network, RecoveryHost
 from standby.objects.address import open_store
+from standby.objects.base import ObjectMissing
 from standby.records import BootFile, MachineDescription
 from standby.recovery import prerequisites, serving
 from standby.recovery.prerequisites import NotReady
@@ -29,6 +29,9 @@ CHECK: Final = "Prerequisites check for test failover"
 CREATE: Final = "Create test virtual machine"
 PREPARE: Final = "Preparing the virtual machine"
 START: Final = "Start the virtual machine"
+
+SERVE: Final = "serve"
+"""The step that starts the servers."""
 
 MACHINE: Final = "machine"
 """The machine's own run directory, within the test's."""
@@ -83,7 +86,7 @@ class Work:
             Step("check", CHECK, self._check, nothing, _never),
             Step("hold", CREATE, self._hold, self._release, self._held),
             Step("boot files", CREATE, self._fetch, self._drop_boot_files, self._fetched),
-            Step("serve", PREPARE, self._serve, self._stop, self._served),
+            Step(SERVE, PREPARE, self._serve, self._stop, self._served),
             Step("overlays", PREPARE, self._overlay, self._drop_overlays, self._overlaid),
             Step("start", START, self._start, self._discard, self._started),
             Step("boot", START, self._wait, nothing, _never),
@@ -106,9 +109,11 @@ class Work:
         return {"held": int(held)}
 
     def _release(self) -> None:
-        # A replica that was removed took its holds along.
-        with contextlib.suppress(InvalidRequest):
-            drop_hold(self._place(), self._order.hold)
+        place = self._place()
+        # A replica that was removed took its holds along. A store that is away has not: that is an error.
+        with contextlib.suppress(ObjectMissing):
+            place.store.size(place.head)
+            drop_hold(place, self._order.hold)
 
     def _held(self) -> Facts | None:
         head, _ = read_head(self._place())

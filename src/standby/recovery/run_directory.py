@@ -22,12 +22,14 @@ import msgspec
 from standby import failpoints
 from standby.errors import Damaged, InvalidRequest, Recoverable
 from standby.hypervisor.base import MachineNotFound
+from standby.objects.durable import sync
 from standby.recovery.steps import Journal
 
 ORDER: Final = "order.json"
 ROWS: Final = "rows.json"
 _TAG: Final = re.compile(r"[0-9a-f]{16}")
 _BUSY: Final = "lock"
+_WHERE: Final = "`standby failover list` names those of this host"
 
 _MADE = failpoints.declare("run_directory.made")
 _NAMED = failpoints.declare("run_directory.named")
@@ -43,7 +45,6 @@ class NoRecovery(MachineNotFound):
 
 
 _T = TypeVar("_T")
-_WHERE: Final = "`standby failover list` names those of this host"
 
 
 def new_tag() -> str:
@@ -60,7 +61,7 @@ def make(root: Path, tag: str, order: msgspec.Struct, journal: Journal) -> Path:
     _MADE.reach()
     run = root / tag
     fresh.rename(run)
-    _sync(root)
+    sync(root)
     _NAMED.reach()
     return run
 
@@ -70,7 +71,7 @@ def remove(run: Path) -> None:
     gone = _gone(run)
     with root_lock(run.parent):
         run.rename(gone)
-        _sync(run.parent)
+        sync(run.parent)
         _GONE.reach()
         shutil.rmtree(gone)
 
@@ -116,11 +117,15 @@ def root_lock(root: Path) -> Iterator[None]:
 def run_lock(run: Path) -> Iterator[None]:
     """Work on one recovery. Raises RecoveryBusy while another process does, NoRecovery."""
     if not (_TAG.fullmatch(run.name) and (run / ORDER).is_file()):
-        raise NoRecovery(
-            "this is no run directory of a recovery; nothing was done to it", subject=str(run), hint=_WHERE
-        )
+        raise _no_recovery(run)
     with _lock(run / _BUSY, wait=False):
         yield
+
+
+def _no_recovery(run: Path) -> NoRecovery:
+    return NoRecovery(
+        "this is no run directory of a recovery; nothing was done to it", subject=str(run), hint=_WHERE
+    )
 
 
 def read_order(run: Path, kind: type[_T]) -> _T:
@@ -149,7 +154,7 @@ def write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise Recoverable(
             f"cannot be written: {error.strerror}",
@@ -162,16 +167,18 @@ def _read(path: Path, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
-        raise NoRecovery(
-            "this is no run directory of a recovery", subject=str(path.parent), hint=_WHERE
-        ) from error
+        raise _no_recovery(path.parent) from error
     except msgspec.DecodeError as error:
         raise Damaged(f"it cannot be read: {error}", subject=str(path)) from error
 
 
 @contextlib.contextmanager
 def _lock(path: Path, *, wait: bool) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        # It was there a moment ago: its clean-up has just ended.
+        raise _no_recovery(path.parent) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -182,13 +189,5 @@ def _lock(path: Path, *, wait: bool) -> Iterator[None]:
                 hint="wait for it to end, then look again",
             ) from error
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -16,7 +16,7 @@ import msgspec
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import Bug, InvalidRequest, StandbyError
+from standby.errors import Bug, InvalidRequest, Recoverable, StandbyError
 
 _STARTED = failpoints.declare("steps.started")
 _DID = failpoints.declare("steps.did")
@@ -109,6 +109,10 @@ class CleanUpBegun(InvalidRequest):
     """The workflow is being undone, or was: it cannot go on."""
 
 
+class StepFailed(Recoverable):
+    """The host refused what a step asked of it."""
+
+
 def plan(states: Sequence[State], confirmed: int, undoing: bool) -> Action | None:
     """What comes next; None when nothing is left. Pure.
 
@@ -137,7 +141,8 @@ class Workflow:
             raise Bug(f"the rows are not those of {', '.join(step.name for step in steps)}")
 
     def run(self, told: Callable[[Row], None] | None = None) -> Journal:
-        """Go on from wherever it stands until all is done. An error of a step stops it there and is raised.
+        """Go on from wherever it stands until all is done. An error of a step stops it there and is raised,
+        an OSError as StepFailed.
 
         told: called with the row of every step that begins or ends. Raises CleanUpBegun.
         """
@@ -187,6 +192,14 @@ class Workflow:
         except StandbyError as error:
             self._note(index, told, ended=self._now(), error=str(error))
             raise
+        except OSError as error:
+            failed = StepFailed(
+                f"the host's file system refuses: {error.strerror or error}",
+                subject=str(error.filename or self._steps[index].task),
+                hint="see whether it has space and is writable, then try again",
+            )
+            self._note(index, told, ended=self._now(), error=str(failed))
+            raise failed from error
 
     def _note(self, index: int, told: Callable[[Row], None] | None, **changes: object) -> None:
         row = msgspec.structs.replace(self.journal.rows[index], **changes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from typing import Final, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
+from ulid import ULID
 
 from standby.errors import Damaged, InvalidRequest
 from standby.records import MachineDescription
@@ -80,6 +82,14 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     by: str
     since_version: int
+
+    @property
+    def since(self) -> datetime | None:
+        """When the reader began, by its clock; None where the id is none of ours."""
+        try:
+            return ULID.from_str(self.id).datetime
+        except ValueError:
+            return None
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):

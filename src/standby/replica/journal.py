@@ -36,6 +36,10 @@ class ChainBroken(Damaged):
     """The records do not follow one another: one is missing, replaced or from another replica."""
 
 
+class ReplicaMissing(InvalidRequest):
+    """The store has no replica of this name."""
+
+
 class StoredRecord(NamedTuple):
     """A record and the digest that its successor must name."""
 
@@ -90,11 +94,11 @@ def replica_names(store: ObjectStore) -> list[str]:
 
 
 def read_head(place: Place) -> tuple[Head, Version]:
-    """R1. Raises InvalidRequest if there is no such replica."""
+    """R1. Raises ReplicaMissing."""
     try:
         stored = place.store.get(place.head)
     except ObjectMissing as error:
-        raise InvalidRequest(
+        raise ReplicaMissing(
             f"there is no replica named {place.name}",
             subject=place.store.url,
             hint=f"`standby replica list {place.store.url}` shows those that there are",

@@ -14,6 +14,7 @@ import numpy as np
 import zstandard
 
 from standby.errors import Bug, Damaged, Recoverable
+from standby.objects.durable import sync
 from standby.replica.format import (
     CHUNK_ROWS,
     FOOTER_SIZE,
@@ -120,7 +121,7 @@ class LogWriter:
             self.abandon()
             raise
         os.close(self._file)
-        _fsync_directory(self.path.parent)
+        sync(self.path.parent)
         return SealedLog(
             self.path,
             self._header.log_id,
@@ -283,13 +284,6 @@ def _spool_error(path: Path, error: OSError) -> Recoverable:
     return SpoolFull(
         f"the log cannot be written: {error.strerror}",
         subject=str(path),
+        tried="it was given up and removed; the next one takes the same changes along",
         hint=f"make room on the volume of {path.parent}",
     )
-
-
-def _fsync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

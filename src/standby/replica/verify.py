@@ -43,7 +43,7 @@ class Proof(NamedTuple):
 
 
 Progress = Callable[[int], None]
-"""Told the bytes proved since the last call."""
+"""Told, by any worker, the bytes looked at since the last call."""
 
 
 def verify_point(
@@ -60,13 +60,11 @@ def verify_point(
             findings.append(DamageFinding(error.subject, error.cause, (record.seq,)))
             continue
         opened += len(references)
-        for size, damage in _prove_disk(image, workers):
+        for size, damage in _prove_disk(image, workers, progress):
             proved += size
             findings += [
                 DamageFinding(d.subject, f"disk {state.id}: {d.cause}", (record.seq,)) for d in damage
             ]
-            if progress:
-                progress(size)
     return Proof(len(log.records), opened, proved, tuple(findings))
 
 
@@ -114,29 +112,37 @@ def _log_problem(log: ReplicaLog, reference: LogReference, progress: Progress | 
     return "" if digest.hexdigest() == reference.sha256 else "its bytes are not those that were written"
 
 
-def _prove_disk(image: Image, workers: int) -> Iterator[tuple[int, Sequence[Damaged]]]:
+def _prove_disk(
+    image: Image, workers: int, progress: Progress | None
+) -> Iterator[tuple[int, Sequence[Damaged]]]:
     regions = list(pieces([Extent(0, image.size)], REGION))
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(lambda region: _prove_region(image.clone(), region), regions)
+        yield from pool.map(lambda region: _prove_region(image.clone(), region, progress), regions)
 
 
-def _prove_region(image: Image, region: Extent) -> tuple[int, Sequence[Damaged]]:
+def _prove_region(image: Image, region: Extent, progress: Progress | None) -> tuple[int, Sequence[Damaged]]:
     """Read the region in large steps; where one fails, block by block, so that each bad block is named."""
     damage: list[Damaged] = []
     buffer = memoryview(np.empty(READ, np.uint8).data).cast("B")
     try:
         spans = list(image.spans(region))
     except Damaged as error:
+        if progress:
+            progress(region.length)
         return region.length, [error]
     for span in spans:
         if span.zero:
             damage += _read_blocks_of_zeros(image, span.offset, span.length)
+            if progress:
+                progress(span.length)
             continue
         for part in pieces([Extent(span.offset, span.length)], READ):
             try:
                 image.read(part.offset, buffer[: part.length])
             except Damaged:
                 damage += _each_block(image, part, buffer)
+            if progress:
+                progress(part.length)
     return region.length, damage
 
 

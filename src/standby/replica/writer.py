@@ -67,7 +67,8 @@ def create(store: ObjectStore, name: str, *, replica: UUID, origin: str, clock: 
             raise InvalidRequest(
                 f"the name {name} is taken by replica {found.replica} from {found.origin or 'unknown'}",
                 subject=store.url,
-                hint="choose another replica name, or another store",
+                hint="choose another replica name; or, if it is of this machine and no other host replicates into it, "
+                "`standby vm protect` with --take-over continues it: what differs is found by hashes",
             )
         return found
     return head

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,34 +19,13 @@ from uuid import UUID
 import msgspec
 
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
-from standby.records import MachineDescription
-from standby.replica.documents import Kind
-from standby.replica.log import SealedLog
-from standby.replication import holder
+from standby.replication import holder, schema
+from standby.replication.entries import Entry, Queue
 from standby.replication.policy import Policy
+from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship, Side, Trouble
 from standby.replication.states import State, Status
 
-UNKNOWN: Final = -1
-"""`learned` of a disk whose known hashes must be filled from the store."""
-
 _FILE: Final = "agent.sqlite"
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS relationship (
-  id TEXT PRIMARY KEY, machine TEXT NOT NULL, store TEXT NOT NULL, replica TEXT NOT NULL,
-  replica_id TEXT NOT NULL, policy TEXT NOT NULL, spool TEXT NOT NULL,
-  state TEXT NOT NULL, before_pause TEXT, active INTEGER NOT NULL DEFAULT 0,
-  committed TEXT NOT NULL DEFAULT '', failures INTEGER NOT NULL DEFAULT 0, first_failure REAL,
-  retry_at REAL, error TEXT NOT NULL DEFAULT '') STRICT;
-CREATE TABLE IF NOT EXISTS disk (
-  relationship TEXT NOT NULL REFERENCES relationship(id) ON DELETE CASCADE, id TEXT NOT NULL,
-  size INTEGER NOT NULL, scan TEXT NOT NULL, scanned INTEGER NOT NULL, learned INTEGER NOT NULL,
-  PRIMARY KEY (relationship, id)) STRICT;
-CREATE TABLE IF NOT EXISTS entry (
-  ordinal INTEGER PRIMARY KEY AUTOINCREMENT,
-  relationship TEXT NOT NULL REFERENCES relationship(id) ON DELETE CASCADE,
-  kind TEXT NOT NULL, body TEXT NOT NULL) STRICT;
-"""
 
 
 class BooksUnwritable(Recoverable):
@@ -54,107 +33,14 @@ class BooksUnwritable(Recoverable):
 
 
 class BooksDamaged(NeedsPerson):
-    """The books' file is not what SQLite wrote there."""
-
-
-class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
-    """One protected disk.
-
-    scan: why all of it must be compared with the replica, or "". scanned: bytes that this scan has done.
-    learned: the newest entry whose logs the known hashes include, or UNKNOWN.
-    """
-
-    id: str
-    size: int
-    scan: str
-    scanned: int
-    learned: int
-
-
-class Relationship(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine and its replica, as this agent keeps them.
-
-    active: the round of change tracking since which nothing is in a log yet. committed: nonce of the
-    newest record that is known to be committed. retry_at: seconds since 1970.
-    """
-
-    id: str
-    machine: str
-    store: str
-    replica: str
-    replica_id: UUID
-    policy: Policy
-    spool: str
-    status: Status
-    active: int
-    committed: str
-    failures: int
-    first_failure: float | None
-    retry_at: float | None
-    error: str
-    disks: tuple[DiskBook, ...]
-
-    def disk(self, disk_id: str) -> DiskBook:
-        return next(disk for disk in self.disks if disk.id == disk_id)
-
-
-class LocalLog(msgspec.Struct, frozen=True, kw_only=True):
-    """A sealed log that waits to be uploaded: SealedLog in terms that JSON has."""
-
-    path: str
-    log_id: str
-    size: int
-    sha256: str
-    root: str
-    rows: int
-    data: int
-
-    @classmethod
-    def of(cls, log: SealedLog) -> LocalLog:
-        return cls(
-            path=str(log.path),
-            log_id=log.log_id.hex(),
-            size=log.size,
-            sha256=log.sha256,
-            root=log.root,
-            rows=log.rows,
-            data=log.data,
-        )
-
-    def sealed(self, disk_id: str) -> SealedLog:
-        log_id = bytes.fromhex(self.log_id)
-        return SealedLog(
-            Path(self.path), log_id, disk_id, self.size, self.sha256, self.root, self.rows, self.data
-        )
-
-
-class EntryDisk(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    size: int
-    logs: tuple[LocalLog, ...] = ()
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What will become one record of the replica. changed: bytes that the guest wrote, in whole pages."""
-
-    kind: Kind
-    nonce: str
-    at: str
-    disks: tuple[EntryDisk, ...]
-    consistency: str = ""
-    note: str = ""
-    machine: MachineDescription | None = None
-    changed: int = 0
-    ordinal: int = 0
-
-    @property
-    def stored(self) -> int:
-        """Bytes that its logs take."""
-        return sum(log.size for disk in self.disks for log in disk.logs)
+    """The books are no longer what was written: not SQLite, or not ours."""
 
 
 class Books:
-    """Thread-safe. Raises BooksUnwritable from every method that writes."""
+    """Thread-safe. Raises BooksUnwritable from every method that writes.
+
+    learning: held from entering an entry until it is learned, and while a shipped one is let go.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the books in `folder`, made if missing. Raises InvalidRequest if an agent has them open.
@@ -162,22 +48,30 @@ class Books:
         `scratch` below it is where cuts keep what a guest overwrites.
         """
         self.scratch = folder / "scratch"
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self._lock_file = holder.take(folder)
+        self.learning = threading.Lock()
+        try:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            self._lock_file = holder.take(folder)
+        except OSError as error:
+            raise _unwritable(folder, error.strerror or str(error)) from error
         self.folder = folder
         self._lock = threading.RLock()
-        self._db = _connect(f"file:{quote(str(folder / _FILE))}")
         try:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise _told(folder, error) from error
+            with self._failures():
+                self._db = _connect(f"file:{quote(str(folder / _FILE))}")
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                    self._db.execute(f"PRAGMA {pragma}")
+                schema.bring_up(self._db, str(folder / _FILE))
+        except BaseException:
+            os.close(self._lock_file)
+            raise
 
     @classmethod
     def reading(cls, folder: Path) -> Books:
-        """The books as they are now, also while an agent writes them. Raises InvalidRequest if none are there."""
+        """The books as they are now, also while an agent writes them.
+
+        Raises InvalidRequest if none are there, or if they are of another version.
+        """
         if not (folder / _FILE).exists():
             raise InvalidRequest(
                 "there are no books of an agent",
@@ -188,8 +82,11 @@ class Books:
         books.folder = folder
         books.scratch = folder / "scratch"
         books._lock_file = -1
+        books.learning = threading.Lock()
         books._lock = threading.RLock()
-        books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
+        with books._failures():
+            books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
+            schema.check(books._db, str(folder / _FILE))
         return books
 
     def close(self) -> None:
@@ -209,87 +106,122 @@ class Books:
             if taken:
                 raise InvalidRequest("it is protected already", subject=relationship.machine)
             db.execute(
-                "INSERT INTO relationship (id, machine, store, replica, replica_id, policy, spool, state)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO relationship (id, machine, connection, store, replica, replica_id, policy, spool,"
+                " state, excluded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     relationship.id,
                     relationship.machine,
+                    _json(relationship.connection) if relationship.connection else "",
                     relationship.store,
                     relationship.replica,
                     str(relationship.replica_id),
-                    msgspec.json.encode(relationship.policy).decode(),
+                    _json(relationship.policy),
                     relationship.spool,
                     relationship.status.state,
+                    _json(relationship.excluded),
                 ),
             )
-            db.executemany(
-                "INSERT INTO disk VALUES (?, ?, ?, ?, ?, ?)",
-                [(relationship.id, d.id, d.size, d.scan, d.scanned, d.learned) for d in relationship.disks],
-            )
+            for disk in relationship.disks:
+                self.add_disk(relationship.id, disk)
 
     def remove(self, relationship: str) -> None:
         with self._write() as db:
             db.execute("DELETE FROM relationship WHERE id = ?", (relationship,))
 
     def relationships(self) -> list[Relationship]:
-        with self._lock:
+        with self._reading():
             ids = [row["id"] for row in self._db.execute("SELECT id FROM relationship ORDER BY machine")]
             return [self.get(one) for one in ids]
 
     def get(self, relationship: str) -> Relationship:
-        with self._lock:
+        with self._reading():
             row = self._db.execute("SELECT * FROM relationship WHERE id = ?", (relationship,)).fetchone()
             disks = self._db.execute(
                 "SELECT id, size, scan, scanned, learned FROM disk WHERE relationship = ? ORDER BY id",
                 (relationship,),
             ).fetchall()
-        if row is None:
-            raise InvalidRequest("there is no such relationship", subject=relationship)
-        fields: dict[str, Any] = dict(row)
-        before = fields.pop("before_pause")
-        status = Status(State(fields.pop("state")), State(before) if before else None)
-        fields["policy"] = msgspec.json.decode(fields["policy"], type=Policy)
-        fields["replica_id"] = UUID(fields["replica_id"])
-        return Relationship(status=status, disks=tuple(DiskBook(**disk) for disk in disks), **fields)
-
-    def set_status(self, relationship: str, status: Status) -> None:
-        with self._write() as db:
-            db.execute(
-                "UPDATE relationship SET state = ?, before_pause = ? WHERE id = ?",
-                (status.state, status.before_pause, relationship),
+            troubles = self._db.execute(
+                "SELECT side, body FROM trouble WHERE relationship = ?", (relationship,)
+            ).fetchall()
+            if row is None:
+                raise InvalidRequest("there is no such relationship", subject=relationship)
+            fields: dict[str, Any] = dict(row)
+            before = fields.pop("before_pause")
+            status = Status(State(fields.pop("state")), State(before) if before else None)
+            connection = fields.pop("connection")
+            fields["policy"] = msgspec.json.decode(fields["policy"], type=Policy)
+            fields["excluded"] = msgspec.json.decode(fields["excluded"], type=tuple[str, ...])
+            fields["replica_id"] = UUID(fields["replica_id"])
+            standing = {one["side"]: msgspec.json.decode(one["body"], type=Trouble) for one in troubles}
+            return Relationship(
+                status=status,
+                connection=msgspec.json.decode(connection, type=Connection) if connection else None,
+                capture=standing.get(Side.CAPTURE),
+                send=standing.get(Side.SEND),
+                disks=tuple(DiskBook(**disk) for disk in disks),
+                **fields,
             )
 
+    def set_status(self, relationship: str, status: Status) -> None:
+        self._set(relationship, state=status.state, before_pause=status.before_pause)
+
     def set_policy(self, relationship: str, policy: Policy) -> None:
-        with self._write() as db:
-            body = msgspec.json.encode(policy).decode()
-            db.execute("UPDATE relationship SET policy = ? WHERE id = ?", (body, relationship))
+        self._set(relationship, policy=_json(policy))
+
+    def set_connection(self, relationship: str, connection: Connection) -> None:
+        self._set(relationship, connection=_json(connection))
+
+    def set_excluded(self, relationship: str, excluded: Collection[str]) -> None:
+        self._set(relationship, excluded=_json(sorted(excluded)))
+
+    def set_resync(self, relationship: str, asked: str) -> None:
+        self._set(relationship, resync=asked)
+
+    def set_closing(self, relationship: str, ordinal: int) -> None:
+        self._set(relationship, closing=ordinal)
 
     def set_active(self, relationship: str, active: int) -> None:
-        with self._write() as db:
-            db.execute("UPDATE relationship SET active = ? WHERE id = ?", (active, relationship))
+        self._set(relationship, active=active)
 
-    def set_error(
-        self, relationship: str, error: str, failures: int, first: float | None, retry_at: float | None
-    ) -> None:
+    def set_trouble(self, relationship: str, side: Side, trouble: Trouble | None) -> None:
+        with self._write() as db:
+            if trouble is None:
+                db.execute("DELETE FROM trouble WHERE relationship = ? AND side = ?", (relationship, side))
+            else:
+                db.execute(
+                    "INSERT OR REPLACE INTO trouble (relationship, side, body) VALUES (?, ?, ?)",
+                    (relationship, side, _json(trouble)),
+                )
+
+    def add_disk(self, relationship: str, disk: DiskBook) -> None:
         with self._write() as db:
             db.execute(
-                "UPDATE relationship SET error = ?, failures = ?, first_failure = ?, retry_at = ?"
-                " WHERE id = ?",
-                (error, failures, first, retry_at, relationship),
+                "INSERT INTO disk (relationship, id, size, scan, scanned, learned) VALUES (?, ?, ?, ?, ?, ?)",
+                (relationship, disk.id, disk.size, disk.scan, disk.scanned, disk.learned),
+            )
+
+    def remove_disks(self, relationship: str, disks: Collection[str]) -> None:
+        """Points from here on are without them; what is queued keeps them."""
+        with self._write() as db:
+            db.executemany(
+                "DELETE FROM disk WHERE relationship = ? AND id = ?", [(relationship, disk) for disk in disks]
             )
 
     def require_scan(self, relationship: str, reasons: Mapping[str, str]) -> None:
         """All of these disks must be compared with the replica, from their first byte on."""
         with self._write() as db:
+            self.set_closing(relationship, 0)
             db.executemany(
                 "UPDATE disk SET scan = ?, scanned = 0 WHERE relationship = ? AND id = ?",
                 [(reason, relationship, disk) for disk, reason in reasons.items()],
             )
 
     def set_size(self, relationship: str, disk: str, size: int) -> None:
+        """Its known hashes are those of another length from here on: they are filled anew."""
         with self._write() as db:
             db.execute(
-                "UPDATE disk SET size = ? WHERE relationship = ? AND id = ?", (size, relationship, disk)
+                "UPDATE disk SET size = ?, learned = ? WHERE relationship = ? AND id = ?",
+                (size, UNKNOWN, relationship, disk),
             )
 
     def set_scanned(self, relationship: str, disk: str, scanned: int) -> None:
@@ -320,37 +252,129 @@ class Books:
 
     def queue(self, relationship: str) -> list[Entry]:
         """What waits to be committed, in order."""
-        with self._lock:
+        with self._reading():
             rows = self._db.execute(
                 "SELECT ordinal, body FROM entry WHERE relationship = ? ORDER BY ordinal", (relationship,)
             ).fetchall()
-        return [
-            msgspec.structs.replace(msgspec.json.decode(row["body"], type=Entry), ordinal=row["ordinal"])
-            for row in rows
-        ]
+            return [_entry(row) for row in rows]
+
+    def queued(self, relationship: str) -> Queue:
+        """What waits, in short: costs the same however much it is."""
+        with self._reading():
+            kinds = dict(
+                self._db.execute(
+                    "SELECT kind, COUNT(*) FROM entry WHERE relationship = ? GROUP BY kind", (relationship,)
+                ).fetchall()
+            )
+            sizes = self._db.execute(
+                "SELECT disk, SUM(bytes) FROM queued WHERE ordinal IN"
+                " (SELECT ordinal FROM entry WHERE relationship = ?) GROUP BY disk",
+                (relationship,),
+            ).fetchall()
+            oldest = self._db.execute(
+                "SELECT ordinal, body FROM entry WHERE relationship = ? ORDER BY ordinal LIMIT 1",
+                (relationship,),
+            ).fetchone()
+            scans = kinds.pop("scan", 0)
+            return Queue(
+                points=sum(kinds.values()),
+                scans=scans,
+                bytes=dict(sizes),
+                oldest=_entry(oldest) if oldest else None,
+            )
 
     def shipped(self, relationship: str, entry: Entry) -> None:
-        """The entry is committed in the store (W3 done): let it go."""
+        """The entry is committed in the store (W3 done): let it go.
+
+        Its logs go with it, so known hashes that have not learned it can only be filled from the store.
+        """
         with self._write() as db:
+            db.executemany(
+                "UPDATE disk SET learned = ? WHERE relationship = ? AND id = ? AND learned < ?",
+                [(UNKNOWN, relationship, disk.id, entry.ordinal) for disk in entry.disks if disk.logs],
+            )
             db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
             db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (entry.nonce, relationship))
+
+    def drop_logs(self, relationship: str, disks: Collection[str], reason: str, since: int = 0) -> list[Path]:
+        """Give up the queued logs of these disks from the entry `since` on: they are compared anew.
+
+        Returns the files that nothing names any more. Points that they were to become come to nothing;
+        what the entries say of other disks is kept and sent.
+        """
+        dropped = frozenset(disks)
+        with self._write() as db:
+            freed = []
+            for entry in self.queue(relationship):
+                if entry.ordinal < since:
+                    continue
+                left = entry.without_logs_of(dropped)
+                freed += [Path(log.path) for disk in entry.disks if disk.id in dropped for log in disk.logs]
+                if left is None:
+                    db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
+                else:
+                    db.execute(
+                        "UPDATE entry SET kind = ?, body = ? WHERE ordinal = ?",
+                        (left.kind, _json(left), entry.ordinal),
+                    )
+                    self._note_sizes(left)
+            self.set_closing(relationship, 0)
+            db.executemany(
+                "UPDATE disk SET scan = ?, scanned = 0, learned = ? WHERE relationship = ? AND id = ?",
+                [(reason, UNKNOWN, relationship, disk) for disk in dropped],
+            )
+            return freed
 
     def diverged(self, relationship: str, committed: str, reason: str) -> None:
         """The replica is not what these books say: drop the queue, compare every disk with it anew."""
         with self._write() as db:
             db.execute("DELETE FROM entry WHERE relationship = ?", (relationship,))
-            db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (committed, relationship))
+            db.execute(
+                "UPDATE relationship SET committed = ?, closing = 0 WHERE id = ?", (committed, relationship)
+            )
             db.execute(
                 "UPDATE disk SET scan = ?, scanned = 0, learned = ? WHERE relationship = ?",
                 (reason, UNKNOWN, relationship),
             )
 
+    def statistics(self, relationship: str) -> bytes:
+        """As last set; b"" before."""
+        with self._reading():
+            row = self._db.execute(
+                "SELECT body FROM statistics WHERE relationship = ?", (relationship,)
+            ).fetchone()
+            return bytes(row["body"]) if row else b""
+
+    def set_statistics(self, relationship: str, body: bytes) -> None:
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO statistics (relationship, body) VALUES (?, ?)", (relationship, body)
+            )
+
+    def _set(self, relationship: str, **columns: object) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        with self._write() as db:
+            db.execute(f"UPDATE relationship SET {names} WHERE id = ?", (*columns.values(), relationship))
+
     def _enter(self, relationship: str, entry: Entry) -> Entry:
         cursor = self._db.execute(
             "INSERT INTO entry (relationship, kind, body) VALUES (?, ?, ?)",
-            (relationship, entry.kind, msgspec.json.encode(entry).decode()),
+            (relationship, entry.kind, _json(entry)),
         )
-        return msgspec.structs.replace(entry, ordinal=cursor.lastrowid or 0)
+        entered = msgspec.structs.replace(entry, ordinal=cursor.lastrowid or 0)
+        self._note_sizes(entered)
+        return entered
+
+    def _note_sizes(self, entry: Entry) -> None:
+        self._db.execute("DELETE FROM queued WHERE ordinal = ?", (entry.ordinal,))
+        self._db.executemany(
+            "INSERT INTO queued (ordinal, disk, bytes) VALUES (?, ?, ?)",
+            [
+                (entry.ordinal, disk.id, sum(log.size for log in disk.logs))
+                for disk in entry.disks
+                if disk.logs
+            ],
+        )
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -358,33 +382,53 @@ class Books:
             if self._db.in_transaction:
                 yield self._db
                 return
-            try:
+            with self._failures():
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # SQLite ends it by itself after some errors
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
-            except sqlite3.DatabaseError as error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise _told(self.folder, error) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, self._failures():
+            yield
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """SQLite's errors as ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise _unwritable(self.folder, str(error)) from error
+        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+            raise BooksDamaged(
+                f"the agent's books are damaged: {error}",
+                subject=str(self.folder / _FILE),
+                tried="nothing: the file was left as it is, and no point in the store is touched",
+                hint="move the file away and `standby vm protect` with --take-over: the disks are compared with the "
+                "replica by hashes, and its points stay",
+            ) from error
 
 
-def _told(folder: Path, error: sqlite3.DatabaseError) -> BooksUnwritable | BooksDamaged:
-    if isinstance(error, sqlite3.OperationalError):
-        return BooksUnwritable(
-            f"the agent's books cannot be written: {error}",
-            subject=str(folder),
-            hint="make room on this volume",
-        )
-    return BooksDamaged(
-        f"the agent's books are damaged: {error}",
-        subject=str(folder / _FILE),
-        tried="reading them; replicas in stores are not concerned",
-        hint="move the file away and run `standby vm protect` again: the disks are compared by hashes, points stay",
+def _unwritable(folder: Path, cause: str) -> BooksUnwritable:
+    return BooksUnwritable(
+        f"the agent's books cannot be used: {cause}",
+        subject=str(folder),
+        tried="nothing was forgotten; changes of the machine go on being tracked",
+        hint="make room on this volume and let this agent write there; it is tried again",
     )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    return msgspec.structs.replace(msgspec.json.decode(row["body"], type=Entry), ordinal=row["ordinal"])
 
 
 def _connect(uri: str) -> sqlite3.Connection:

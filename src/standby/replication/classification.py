@@ -19,8 +19,8 @@ class Outcome(StrEnum):
     """After 1, 2, 4, 8 and 10 minutes from the first failure on, then every 30; or when an operator says so."""
 
     CYCLE = "cycle missed"
-    """The next cycle, when it is due, takes what this one would have taken: nothing is sent, so nothing is
-    spared by waiting longer."""
+    """What keeps a machine from being captured is tried again with the next cycle, when that is due; it takes
+    what this one would have taken. Nothing is sent, so nothing is spared by waiting longer."""
 
     CRITICAL = "critical"
     """Not retried. The relationship's health is Critical until a person has acted."""
@@ -114,7 +114,7 @@ TABLE: Final[dict[str, Row]] = {
         _CRITICAL, "an image's parent is missing, another file, or changed", "bring the image chain in order"
     ),
     "hypervisor.base.DiskInUse": Row(
-        _CRITICAL, "another job or process holds the disk", "end the other backup, mirror or snapshot"
+        _CYCLE, "another job or process holds the disk", "end the other backup, mirror or snapshot"
     ),
     "hypervisor.base.DiskUnsuitable": Row(
         _CRITICAL,
@@ -127,7 +127,7 @@ TABLE: Final[dict[str, Row]] = {
         "nothing; an operator may start it at once",
     ),
     "hypervisor.base.ScratchFull": Row(
-        _RETRY, "too little room to open a cut without danger to the guest", "make room on the scratch volume"
+        _CYCLE, "too little room to open a cut without danger to the guest", "make room on the scratch volume"
     ),
     "hypervisor.agent.GuestAgentSilent": Row(
         _CYCLE, "the guest agent does not answer; the point is crash-consistent", "see the agent in the guest"
@@ -138,9 +138,9 @@ TABLE: Final[dict[str, Row]] = {
         "see its log in the guest",
     ),
     "hypervisor.exports.NbdServerTaken": Row(
-        _CRITICAL, "the machine's process serves NBD for somebody else", "end that, or name its address"
+        _CYCLE, "the machine's process serves NBD for somebody else", "end that, or name its address"
     ),
-    "hypervisor.qmp.QmpError": Row(_CRITICAL, "QEMU refused a command", "what QEMU's message says"),
+    "hypervisor.qmp.QmpError": Row(_CYCLE, "QEMU refused a command", "what QEMU's message says"),
     "hypervisor.qmp.ControlSocketBusy": Row(
         _CYCLE, "another client holds the control socket", "give standby a socket of its own"
     ),
@@ -170,7 +170,7 @@ TABLE: Final[dict[str, Row]] = {
     ),
     # The agent's own files.
     "replica.log.SpoolFull": Row(
-        _RETRY, "no space where logs are written", "make room there, or set another spool"
+        _CYCLE, "no space where logs are written", "make room there, or set another spool"
     ),
     "replica.journal.ChainBroken": Row(
         _CRITICAL,
@@ -185,8 +185,22 @@ TABLE: Final[dict[str, Row]] = {
         "the agent's books are not what was written",
         "move the file away and protect the machine again",
     ),
-    "replication.source.HashesUnknown": Row(
-        _CYCLE, "the store must first tell what the replica has", "nothing, or check the network"
+    "replication.known.KnownLost": Row(
+        _CYCLE, "the store must first tell what the replica has of a disk", "nothing, or check the network"
+    ),
+    "replication.source.QueueLost": Row(
+        Outcome.RESYNC,
+        "a log that waited was removed, cut short or damaged",
+        "check the volume that logs lie on",
+    ),
+    "replication.diskset.DiskAdded": Row(
+        Outcome.RESYNC, "the machine has a disk more", "nothing, or leave the disk out"
+    ),
+    "replication.diskset.DisksGone": Row(
+        _CRITICAL, "the machine has none of its protected disks any more", "attach them again"
+    ),
+    "replica.journal.ReplicaMissing": Row(
+        _REFUSED, "the store has no replica of this name", "correct the name"
     ),
     "replication.enable.NotReady": Row(
         _REFUSED, "the prerequisites check found something", "correct each finding"
@@ -204,6 +218,7 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.failover.TestInProgress": Row(
         _REFUSED, "a test failover is there already", "clean it up first"
     ),
+    "recovery.failover.NotServed": Row(_REFUSED, "a test failover serves no disks to mend", "clean it up"),
     "recovery.prerequisites.NotReady": Row(
         _REFUSED, "the prerequisites check found something", "correct each finding"
     ),
@@ -217,6 +232,7 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.serving.ServerStuck": Row(
         _RETRY, "a killed server does not end", "see the storage it hangs on"
     ),
+    "recovery.steps.StepFailed": Row(_RETRY, "the host refused a step", "what the message says"),
     "recovery.steps.CleanUpBegun": Row(_REFUSED, "the recovery is being undone", "finish the clean-up"),
     "demo.content.NoContent": Row(_CRITICAL, "no files for the demo's data disk", "what the message says"),
     "demo.guest.GuestFailed": Row(_CRITICAL, "a command in the demo's guest failed", "report it"),

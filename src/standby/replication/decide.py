@@ -13,6 +13,9 @@ class SourceAction(StrEnum):
     RECOVER = "bring change tracking in order"
     SCAN = "scan a disk"
     CYCLE = "make a point"
+    MAKE_ROOM = "drop queued logs of a full volume"
+    RESYNCHRONIZE = "begin to compare disks with the replica"
+    HOLD = "wait for the next window to compare disks"
 
 
 class TargetAction(StrEnum):
@@ -27,8 +30,10 @@ class View(NamedTuple):
 
     tracked: change tracking is in order. attached: this agent owns the replica. unknown: a disk's known hashes
     are unusable. unlearned: they lack what the oldest entry holds. scanning: a disk's scan is not done.
-    queued, queued_scans: entries that wait, and those of them that are a scan's. cycle_due, ship_due: the time
-    has come (frequency; no retry is pending).
+    resync_open: disks may be compared now. full: no further log may be written. crowded: a volume has too
+    little room left and holds queued logs. closing: the point that closes the last scan waits. queued,
+    queued_scans: entries that wait, and those of them that are a scan's. cycle_due, ship_due: the time has
+    come (frequency; no error stands in the way).
     """
 
     state: State
@@ -37,6 +42,10 @@ class View(NamedTuple):
     unknown: bool
     unlearned: bool
     scanning: bool
+    resync_open: bool
+    full: bool
+    crowded: bool
+    closing: bool
     queued: int
     queued_scans: int
     cycle_due: bool
@@ -45,26 +54,45 @@ class View(NamedTuple):
 
 _IDLE = (State.NEW, State.PAUSED, State.FENCED, State.SEALED)
 _CLOSING = (State.FINALIZING, State.RESYNCHRONIZING)
-_SCANNING = (State.INITIAL_REPLICATION, State.RESYNCHRONIZING)
+_SCANNING = (State.INITIAL_REPLICATION, State.RESYNC_REQUIRED, State.RESYNCHRONIZING)
 
 
 def source_action(view: View) -> SourceAction:
-    if view.state in _IDLE or view.unknown:
+    if view.state in (State.NEW, State.FENCED, State.SEALED):
+        return SourceAction.WAIT
+    if view.crowded:
+        # Also while paused: logs lie beside the guest's own disks, and must not take the room from them.
+        return SourceAction.MAKE_ROOM
+    if view.state is State.PAUSED or view.unknown:
         return SourceAction.WAIT
     if not view.tracked:
         return SourceAction.RECOVER if view.cycle_due else SourceAction.WAIT
-    if view.scanning and view.state not in (*_SCANNING, State.RESYNC_REQUIRED):
-        # A kill came between the loss and its state: recovering tells it.
+    if not _agreed(view):
         return SourceAction.RECOVER
-    if view.state in _SCANNING and view.scanning:
+    if view.state is State.RESYNC_REQUIRED:
+        # Where nothing is left to compare, the point that closes the resynchronization costs no reading.
+        return SourceAction.RESYNCHRONIZE if view.resync_open or not view.scanning else SourceAction.WAIT
+    if view.scanning:
+        if view.state is State.RESYNCHRONIZING and not view.resync_open:
+            return SourceAction.HOLD
         # One scan's log waits at most: the store sets the pace, not the size of the spool.
-        return SourceAction.WAIT if view.queued_scans else SourceAction.SCAN
+        return SourceAction.WAIT if view.queued_scans or view.full else SourceAction.SCAN
+    if view.full:
+        # Changes go on being tracked; the next point takes them along.
+        return SourceAction.WAIT
     if view.state in _CLOSING:
-        # The point that closes a scan is made at once, and only once.
-        return SourceAction.WAIT if view.queued > view.queued_scans else SourceAction.CYCLE
-    if view.state in (State.PROTECTED, State.DELTA):
-        return SourceAction.CYCLE if view.cycle_due else SourceAction.WAIT
-    return SourceAction.WAIT
+        # The point that closes a scan is made at once; while it waits for the store, others follow it.
+        return SourceAction.CYCLE if view.cycle_due or not view.closing else SourceAction.WAIT
+    return SourceAction.CYCLE if view.cycle_due else SourceAction.WAIT
+
+
+def _agreed(view: View) -> bool:
+    """Whether the books agree with themselves and with the state. A kill or a pause may come in between."""
+    if view.unlearned:
+        return False
+    if view.scanning:
+        return view.state in _SCANNING
+    return view.state is not State.INITIAL_REPLICATION
 
 
 def target_action(view: View) -> TargetAction:

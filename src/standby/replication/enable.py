@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from ulid import ULID
 
@@ -17,10 +17,12 @@ from standby.objects.base import ObjectStore
 from standby.objects.probe import probe
 from standby.records import Finding, MachineDescription
 from standby.replica import boot
-from standby.replica.journal import Place, check_replica_name
+from standby.replica.journal import Place, ReplicaMissing, check_replica_name, read_chain, read_head
+from standby.replica.plan import last_state
 from standby.replica.writer import create
-from standby.replication.books import UNKNOWN, Books, DiskBook, Relationship
+from standby.replication.books import Books
 from standby.replication.policy import Policy
+from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship, Side
 from standby.replication.states import Event, State, Status, after
 
 INITIAL: Final = "initial replication"
@@ -33,13 +35,19 @@ _STARTED = failpoints.declare("enable.started")
 
 
 class Request(NamedTuple):
-    """What to protect and where to. replica: its name in the store. spool: "" for beside the disks."""
+    """What to protect and where to. replica: its name in the store. spool: "" for beside the disks.
+
+    connection: how an agent that is started later reaches the machine.
+    take_over: continue the replica of that name, of which this agent has no books, if it is this machine's.
+    """
 
     machine: str
     replica: str
     policy: Policy
     spool: str = ""
     excluded: Collection[str] = ()
+    take_over: bool = False
+    connection: Connection | None = None
 
 
 class NotReady(InvalidRequest):
@@ -115,7 +123,10 @@ def enable(
         if any(finding.blocks for finding in findings):
             raise NotReady(request.machine, findings)
         _CHECKED.reach()
-        relationship = _relationship(request, hypervisor.describe(request.machine), store.url)
+        replica = _left_behind(Place(store, request.replica), request.machine) if request.take_over else None
+        relationship = _relationship(
+            request, hypervisor.describe(request.machine), store.url, replica or uuid4()
+        )
         books.add(relationship)
     _NOTED.reach()
     try:
@@ -132,6 +143,30 @@ def enable(
     return books.get(relationship.id)
 
 
+def _left_behind(place: Place, machine: str) -> UUID | None:
+    """The id of the replica that is there already. Raises InvalidRequest if it is of another machine."""
+    try:
+        head, _ = read_head(place)
+    except ReplicaMissing:
+        return None
+    newest = last_state([stored.record for stored in read_chain(place, head.floor)])
+    if newest and newest.machine and newest.machine.name != machine:
+        raise InvalidRequest(
+            f"the replica {place.name} is of the machine {newest.machine.name}",
+            subject=place.store.url,
+            hint="choose another replica name",
+        )
+    return head.replica
+
+
+def take_over(books: Books, relationship: str) -> None:
+    """Own a replica again that another agent has fenced off: it is compared with the disks by hashes."""
+    known = books.get(relationship)
+    books.set_status(known.id, after(known.status, Event.STARTED, known.machine))
+    for side in Side:
+        books.set_trouble(known.id, side, None)
+
+
 def _interrupted(books: Books, request: Request) -> Relationship | None:
     """A relationship that an earlier, killed call has noted and not started."""
     return next(
@@ -146,22 +181,26 @@ def _interrupted(books: Books, request: Request) -> Relationship | None:
     )
 
 
-def _relationship(request: Request, description: MachineDescription, store: str) -> Relationship:
+def _relationship(
+    request: Request, description: MachineDescription, store: str, replica: UUID
+) -> Relationship:
     return Relationship(
         id=str(ULID())[-12:].lower(),
         machine=request.machine,
+        connection=request.connection,
         store=store,
         replica=request.replica,
-        replica_id=uuid4(),
+        replica_id=replica,
         policy=request.policy,
         spool=request.spool,
         status=Status(State.NEW),
         active=0,
         committed="",
-        failures=0,
-        first_failure=None,
-        retry_at=None,
-        error="",
+        excluded=tuple(sorted(request.excluded)),
+        closing=0,
+        resync="",
+        capture=None,
+        send=None,
         disks=tuple(
             DiskBook(id=disk.id, size=disk.size, scan=INITIAL, scanned=0, learned=UNKNOWN)
             for disk in description.disks

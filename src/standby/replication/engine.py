@@ -8,12 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, NamedTuple, Protocol
 
 from standby.clock import Clock
-from standby.errors import Fenced, NeedsPerson, Recoverable, ResyncRequired, StandbyError
+from standby.errors import Fenced, InvalidRequest, NeedsPerson, Recoverable, ResyncRequired, StandbyError
 from standby.hypervisor.base import Consistency
 from standby.replica.documents import Record
-from standby.replication.books import UNKNOWN, Books, Relationship
+from standby.replication.books import Books, BooksUnwritable
 from standby.replication.decide import SourceAction, TargetAction, View, source_action, target_action
+from standby.replication.entries import Queue
+from standby.replication.relationship import Relationship, Side, Trouble
 from standby.replication.retry import wait_seconds
+from standby.replication.room import Room, room
 from standby.replication.source import CycleReport, Source
 from standby.replication.states import Event, State, after
 from standby.replication.target import Target
@@ -21,9 +24,11 @@ from standby.replication.target import Target
 POLL: Final = 0.2
 """Seconds between two looks at the world while there is nothing to do."""
 
+BACKLOG: Final = "its queued logs took the room that the machine's own disks need"
+"""Why disks are compared after logs had to be dropped."""
 
-_MAY_SCAN: Final = (State.INITIAL_REPLICATION, State.RESYNC_REQUIRED, State.RESYNCHRONIZING)
-"""The states in which a disk may wait for its scan."""
+
+_SCANNING: Final = (State.INITIAL_REPLICATION, State.RESYNC_REQUIRED, State.RESYNCHRONIZING)
 
 
 class Observer(Protocol):
@@ -64,6 +69,7 @@ class Engine:
         self._clock = clock
         self._observer = observer
         self._next_cycle = clock.monotonic()
+        self._no_work_before = dict.fromkeys(Side, self._next_cycle)
         self._wanted = Consistency.CRASH
         self._next_application = clock.monotonic()
         self._lock = threading.Lock()
@@ -78,7 +84,15 @@ class Engine:
         self._apply(Event.PAUSED)
 
     def resume(self) -> None:
+        """Go on after a pause. Raises InvalidRequest if it is not paused."""
         self._apply(Event.RESUMED)
+
+    def retry_now(self) -> None:
+        """Try again at once what waits for its time, or for a person."""
+        for side in Side:
+            self._books.set_trouble(self._id, side, None)
+            self._no_work_before[side] = self._clock.monotonic()
+        self._next_cycle = self._clock.monotonic()
 
     def step(self) -> Step:
         """Do what is next on either side, one after the other."""
@@ -111,43 +125,60 @@ class Engine:
 
     def view(self) -> View:
         relationship = self._books.get(self._id)
-        queue = self._books.queue(self._id)
+        queue = self._books.queued(self._id)
+        space = self._room(relationship, queue)
+        oldest = queue.oldest
         return View(
             state=relationship.status.state,
             tracked=self._source.ready,
             attached=self._target.attached,
-            unknown=any(disk.learned == UNKNOWN for disk in relationship.disks),
-            unlearned=any(
-                disk.logs and queue[0].ordinal > relationship.disk(disk.id).learned
-                for disk in (queue[0].disks if queue else ())
+            unknown=relationship.unknown,
+            unlearned=oldest is not None
+            and any(
+                disk.logs and oldest.ordinal > known.learned
+                for disk in oldest.disks
+                for known in relationship.disks
+                if known.id == disk.id
             ),
-            scanning=any(disk.scan and disk.scanned < disk.size for disk in relationship.disks),
-            queued=len(queue),
-            queued_scans=sum(entry.kind == "scan" for entry in queue),
-            cycle_due=self._clock.monotonic() >= self._next_cycle,
-            ship_due=relationship.retry_at is None or self._clock.now().timestamp() >= relationship.retry_at,
+            scanning=relationship.scanning,
+            queued=queue.length,
+            queued_scans=queue.scans,
+            resync_open=relationship.resync != "cancelled",
+            full=bool(space.full),
+            crowded=bool(space.crowded),
+            closing=relationship.closing > 0,
+            cycle_due=self._due(relationship, Side.CAPTURE) and self._clock.monotonic() >= self._next_cycle,
+            ship_due=self._due(relationship, Side.SEND),
         )
 
     def source_step(self) -> SourceAction:
+        """Do what is next with the machine. Raises Bug."""
         action = source_action(self.view())
         doing: dict[SourceAction, Callable[[], None]] = {
             SourceAction.RECOVER: self._recover,
             SourceAction.SCAN: self._scan,
             SourceAction.CYCLE: self._cycle,
+            SourceAction.MAKE_ROOM: self._make_room,
+            SourceAction.RESYNCHRONIZE: lambda: self._apply(Event.RESYNC_STARTED),
+            SourceAction.HOLD: lambda: self._apply(Event.RESYNC_HELD),
         }
         if action in doing:
             try:
-                doing[action]()
-            except ResyncRequired as error:
-                self._observer.failed(error)
-                self._apply(Event.TRACKING_LOST)
-            except Recoverable as error:
+                try:
+                    doing[action]()
+                except ResyncRequired as error:
+                    self._observer.failed(error)
+                    self._apply(Event.TRACKING_LOST)
+                else:
+                    self._clear(Side.CAPTURE)
+            except (Recoverable, NeedsPerson, InvalidRequest) as error:
                 # The cycle is missed; the next one takes what it would have taken.
-                self._observer.failed(error)
                 self._schedule_cycle()
+                self._note(Side.CAPTURE, error)
         return action
 
     def target_step(self) -> TargetAction:
+        """Do what is next with the store. Raises Fenced, Bug."""
         action = target_action(self.view())
         doing: dict[TargetAction, Callable[[], None]] = {
             TargetAction.ATTACH: self._attach,
@@ -157,25 +188,32 @@ class Engine:
         if action in doing:
             try:
                 doing[action]()
-            except Recoverable as error:
-                self._retry_later(error)
+                self._clear(Side.SEND)
+            except (Recoverable, NeedsPerson, InvalidRequest) as error:
+                # Captures go on meanwhile.
+                self._note(Side.SEND, error)
             except Fenced as error:
-                self._note(error)
+                self._note(Side.SEND, error)
                 self._apply(Event.FENCED)
                 self._target.let_go()
-                raise
-            except NeedsPerson as error:
-                self._note(error)
                 raise
         return action
 
     def _recover(self) -> None:
-        self._source.recover()
-        # Asked of the books, not of what was lost just now: a kill may have come between noting it and here.
-        if self.view().scanning and self._state() not in _MAY_SCAN:
+        lost = self._source.recover()
+        # What the books say of scans decides: a kill may have come before the state that follows from it.
+        scanning, state = self.view().scanning, self._state()
+        if (lost and state is not State.INITIAL_REPLICATION) or (scanning and state not in _SCANNING):
             self._apply(Event.TRACKING_LOST)
-        if self._state() is State.RESYNC_REQUIRED:
-            self._apply(Event.RESYNC_STARTED)
+        elif not scanning and state is State.INITIAL_REPLICATION:
+            self._apply(Event.SCANNED)
+
+    def _make_room(self) -> None:
+        relationship = self._relationship()
+        crowded = self._room(relationship, self._books.queued(self._id)).crowded
+        self._source.drop(crowded, BACKLOG)
+        if relationship.status.state is not State.INITIAL_REPLICATION:
+            self._apply(Event.TRACKING_LOST)
 
     def _scan(self) -> None:
         disk = next(d for d in self._books.get(self._id).disks if d.scan and d.scanned < d.size)
@@ -198,8 +236,14 @@ class Engine:
             raise
         if wanted is Consistency.APPLICATION:
             self._next_application = began + hours * 3600
-        if self._state() is State.DELTA:
+        relationship = self._relationship()
+        if relationship.status.state is State.DELTA:
             self._apply(Event.CYCLE_ENDED)
+        elif (
+            relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING)
+            and not relationship.closing
+        ):
+            self._books.set_closing(self._id, report.entry.ordinal)
         self._observer.cycle(report)
         self._schedule_cycle(began)
 
@@ -219,36 +263,59 @@ class Engine:
         self._next_cycle = self._clock.monotonic()
 
     def _ship(self) -> None:
-        entry = self._books.queue(self._id)[0]
+        entry = self._books.queued(self._id).oldest
+        if entry is None:
+            return
         record = self._target.ship(entry)
         relationship = self._books.get(self._id)
-        if relationship.failures or relationship.error:
-            self._books.set_error(self._id, "", 0, None, None)
-        if relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING) and self._closed(
-            relationship
-        ):
+        if relationship.closing and entry.ordinal >= relationship.closing:
+            # And not one that was queued before the loss.
             self._apply(Event.CLOSED)
+            self._books.set_closing(self._id, 0)
         self._observer.committed(record)
 
-    def _closed(self, relationship: Relationship) -> bool:
-        """Whether the point that closes the scan is committed, and not one that was queued before the loss."""
-        waiting = any(entry.kind == "point" for entry in self._books.queue(self._id))
-        return not waiting and not any(disk.scan for disk in relationship.disks)
+    def _room(self, relationship: Relationship, queue: Queue) -> Room:
+        sizes = {disk.id: disk.size for disk in relationship.disks}
+        return room(relationship.policy, sizes, queue.bytes, self._source.volumes())
 
-    def _retry_later(self, error: Recoverable) -> None:
+    def _due(self, relationship: Relationship, side: Side) -> bool:
+        """Whether no error stands in the way of this side now."""
+        trouble = relationship.trouble(side)
+        if trouble and trouble.retry_at is None:
+            return False
+        # The machine is asked at the next cycle, whose time an agent that was restarted does not wait for.
+        if trouble and side is Side.SEND and self._clock.now().timestamp() < (trouble.retry_at or 0):
+            return False
+        return self._clock.monotonic() >= self._no_work_before[side]
+
+    def _note(self, side: Side, error: StandbyError) -> None:
+        """Note the error and when, if ever, that is tried again which met it (Azure Site Recovery: retry logic).
+
+        What the machine is asked is asked again at each interval: that is what the frequency says, and costs
+        next to nothing.
+        """
+        before = self._relationship().trouble(side)
         now = self._clock.now().timestamp()
-        relationship = self._books.get(self._id)
-        failures = relationship.failures + 1
-        first = relationship.first_failure or now
-        self._books.set_error(self._id, str(error), failures, first, now + wait_seconds(failures))
+        failures = before.failures + 1 if before else 1
+        wait = wait_seconds(failures) if side is Side.SEND else self._relationship().policy.frequency
+        trouble = Trouble(
+            error=str(error),
+            kind=type(error).__name__,
+            failures=failures,
+            first=before.first if before else now,
+            retry_at=now + wait if isinstance(error, Recoverable) else None,
+        )
+        try:
+            self._books.set_trouble(self._id, side, trouble)
+        except BooksUnwritable as unwritable:
+            self._no_work_before[side] = self._clock.monotonic() + wait_seconds(1)
+            if not isinstance(error, BooksUnwritable):
+                self._observer.failed(unwritable)
         self._observer.failed(error)
 
-    def _note(self, error: StandbyError) -> None:
-        relationship = self._books.get(self._id)
-        self._books.set_error(
-            self._id, str(error), relationship.failures, relationship.first_failure, relationship.retry_at
-        )
-        self._observer.failed(error)
+    def _clear(self, side: Side) -> None:
+        if self._relationship().trouble(side):
+            self._books.set_trouble(self._id, side, None)
 
     def _schedule_cycle(self, began: float | None = None) -> None:
         """The next cycle is due one interval after this one began, or at once if it took longer."""

@@ -33,9 +33,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """frequency: seconds between points. application_consistent_hours: every so many hours a point with
     the guest's file systems frozen; 0 for never (Azure Site Recovery: 1 to 12).
 
-    retention_hours: how long every point is kept. backlog_percent: share of a disk's virtual size that its
-    queued logs may take before they are dropped and the disk is compared. kept_free: bytes that the queue
-    leaves free on its volume. upload_threads: of this machine. bandwidth: this machine's own limit; the host's
+    retention_hours: how long every point is kept. backlog_percent: of a disk's size, how much of logs may wait
+    for the store. reserve: bytes that logs leave free where they lie. resync: when a resynchronization may
+    begin. bandwidth, upload_threads: this machine's own limits; the host's
     holds besides. Raises PolicyRefused with everything that stands against it.
     """
 
@@ -43,7 +43,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     application_consistent_hours: int = 0
     retention_hours: int = RETENTION_HOURS
     backlog_percent: int = BACKLOG_PERCENT
-    kept_free: int = KEPT_FREE
+    reserve: int = KEPT_FREE
     resync: ResyncWindow = ResyncWindow()
     bandwidth: Bandwidth = Bandwidth()
     upload_threads: int = UPLOAD_THREADS
@@ -177,7 +177,7 @@ def _refused(policy: Policy) -> tuple[Finding, ...]:
         f"a backlog of {policy.backlog_percent} % of a disk",
         "it can be 1 to 100 %",
     )
-    check(policy.kept_free >= 0, f"{policy.kept_free} bytes kept free", "it can be 0 or more")
+    check(policy.reserve >= 0, f"{policy.reserve} bytes kept free", "it can be 0 or more")
     check(
         1 <= policy.upload_threads <= MOST_UPLOAD_THREADS,
         f"{policy.upload_threads} upload threads",

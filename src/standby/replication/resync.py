@@ -58,9 +58,9 @@ EXPLAINED: Final[dict[Reason, Explained]] = {
     Reason.NEVER: Explained("it has not been replicated yet", Begins.AT_ONCE, ""),
     Reason.ADDED: Explained("it was added to the protected machine", Begins.AT_ONCE, ""),
     Reason.BACKLOG: Explained(
-        "more of its logs waited for the store than its share of the disk allows, and they were dropped",
+        "its queued logs took the room that the machine's own disks need",
         Begins.IN_WINDOW,
-        f"see why the store was away or slow, or raise the share in the policy; {_START_NOW}",
+        f"see why the store was away or slow, or give the logs a volume of their own; {_START_NOW}",
     ),
     Reason.TRACKING_LOST: Explained(
         "change tracking is gone (the machine was restarted, or its process ended)",
@@ -93,7 +93,7 @@ EXPLAINED: Final[dict[Reason, Explained]] = {
         "attach it again, or leave it out of the replication",
     ),
     Reason.LOG_LOST: Explained(
-        "a log of its changes was lost or damaged before it was sent",
+        "a log that waited for the store is gone or was cut short",
         Begins.IN_WINDOW,
         f"check the volume that the logs lie on; {_START_NOW}",
     ),
@@ -115,10 +115,11 @@ _OF_LOST: Final = {
 }
 
 _CODES: Final = frozenset(reason.value for reason in Reason)
-_SENTENCES: Final = {lost.value: reason for lost, reason in _OF_LOST.items()} | {
-    "initial replication": Reason.NEVER,
-    EXPLAINED[Reason.DIVERGED].why: Reason.DIVERGED,
-}
+_SENTENCES: Final = (
+    {told.why: reason for reason, told in EXPLAINED.items()}
+    | {lost.value: reason for lost, reason in _OF_LOST.items()}
+    | {"initial replication": Reason.NEVER}
+)
 
 
 def of_lost(lost: Lost) -> Reason:

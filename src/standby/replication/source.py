@@ -13,18 +13,24 @@ from typing import Final, NamedTuple
 from ulid import ULID
 
 from standby import failpoints
+from standby.block.disk import DiskUnreachable
 from standby.block.extent import Extent
 from standby.clock import Clock
-from standby.errors import Bug, Recoverable
-from standby.hypervisor.base import Consistency, Hypervisor, Lost, Tracking, TrackingLost
+from standby.errors import Bug, ResyncRequired
+from standby.hypervisor.base import Consistency, Hypervisor, Lost, MachineUnreachable, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
-from standby.replica.log import SealedLog, open_local
-from standby.replication.books import UNKNOWN, Books, Entry, EntryDisk, LocalLog, Relationship
+from standby.replica.log import SealedLog
+from standby.replication.books import Books
 from standby.replication.dirty import dirty_blocks
+from standby.replication.diskset import ADDED, let_detached_go, refuse_added, take_in_added
+from standby.replication.entries import Entry, EntryDisk, LocalLog
 from standby.replication.extract import WORKERS, Extractor
-from standby.replication.known import KnownBlocks
+from standby.replication.known import KnownLost
+from standby.replication.learning import Learning
 from standby.replication.precopy import once_more
+from standby.replication.relationship import UNKNOWN, Relationship
+from standby.replication.room import Volume
 from standby.replication.spool import Spool
 
 SCAN_LOG: Final = 512 << 20
@@ -48,16 +54,19 @@ _ENTERED = failpoints.declare("cycle.entered")
 _LEARNED = failpoints.declare("cycle.learned")
 _FORGOTTEN = failpoints.declare("cycle.forgotten")
 
+QUEUE_LOST: Final = "a log that waited for the store is gone or was cut short"
+
+
+class QueueLost(ResyncRequired):
+    """The spool was tampered with: what waited for the store can no longer be sent."""
+
+
 ScanProgress = Callable[[str, int], None]
 """Told a disk's id and the bytes of it that were scanned since the last call."""
 
 
 def no_progress(_disk: str, _count: int) -> None:
     """For those who do not ask."""
-
-
-class HashesUnknown(Recoverable):
-    """What the replica has of a disk must first be learned from the store (C5)."""
 
 
 class CycleReport(NamedTuple):
@@ -92,7 +101,7 @@ class Source:
         self._workers = workers
         self._tracking: Tracking | None = None
         self._spool = Spool(books, describe)
-        self._known: dict[str, KnownBlocks] = {}
+        self._learning = Learning(books, relationship)
 
     @property
     def ready(self) -> bool:
@@ -105,16 +114,24 @@ class Source:
         Returns the disks that must be scanned, with the reason; the books say so already.
         """
         self.let_go()
+        self._spool.forget_folders()
         relationship = self._books.get(self._id)
         # Needs no machine, and comes before anything is shipped: what is shipped cannot be learned any more.
-        self._catch_up(relationship)
+        self._check_queue(relationship)
+        self._learning.catch_up(relationship)
         self._spool.remove_orphans(relationship)
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
             stack.callback(tracking.close)
             found = tracking.recover(relationship.active, {disk.id: disk.size for disk in relationship.disks})
             _RECOVERED.reach()
-            lost = {disk: reason.value for disk, reason in found.items() if reason is not None}
+            let_detached_go(
+                self._books, relationship, [disk for disk, why in found.items() if why is Lost.DETACHED]
+            )
+            lost = {d: why.value for d, why in found.items() if why not in (None, Lost.DETACHED)}
+            lost |= dict.fromkeys(
+                take_in_added(self._books, self._books.get(self._id), self._describe()), ADDED
+            )
             if lost:
                 self._note_sizes({disk for disk, reason in found.items() if reason is Lost.RESIZED})
                 self._books.require_scan(self._id, lost)
@@ -132,18 +149,16 @@ class Source:
 
         Returns the entry with what differed, or None if nothing did.
         """
-        relationship = self._books.get(self._id)
-        self._refuse_unknown(relationship)
-        disk = relationship.disk(disk_id)
-        known = self._known_blocks(disk_id)
-        log = self._spool.new_log(relationship, disk_id, disk.size)
-        at = disk.scanned
-        with ExitStack() as stack:
-            stack.callback(log.abandon)
-            with self._keeping_tracking() as tracking, ExitStack() as handles:
-                live = {
-                    one: handles.enter_context(closing(handle)) for one, handle in tracking.live().items()
-                }
+        with self._keeping_tracking() as tracking:
+            relationship = self._books.get(self._id)
+            self._refuse_unknown(relationship)
+            disk = relationship.disk(disk_id)
+            known = self._learning.known(disk)
+            log = self._spool.new_log(relationship, disk_id, disk.size)
+            at = disk.scanned
+            with ExitStack() as stack:
+                stack.callback(log.abandon)
+                live = {one: stack.enter_context(closing(handle)) for one, handle in tracking.live().items()}
                 extractor = Extractor(known, log.writer, self._workers)
                 while at < disk.size and log.stored < SCAN_LOG:
                     end = min(at + SCAN_STEP, disk.size)
@@ -151,79 +166,91 @@ class Source:
                         live[disk_id], Extent(at, end - at), lambda count: progress(disk_id, count)
                     )
                     at = end
-            _SCAN_READ.reach()
-            sealed = log.seal()
-        if sealed is None:
-            self._books.set_scanned(self._id, disk_id, at)
-            return None
-        _SCAN_SEALED.reach()
-        entry = self._entry("scan", self._clock.now().isoformat(), {disk_id: sealed}, relationship)
-        entry = self._books.enter_scan(self._id, entry, disk_id, at)
-        _SCAN_ENTERED.reach()
-        self._learn(entry)
-        _SCAN_LEARNED.reach()
-        return entry
+                _SCAN_READ.reach()
+                sealed = log.seal()
+            if sealed is None:
+                self._books.set_scanned(self._id, disk_id, at)
+                return None
+            _SCAN_SEALED.reach()
+            entry = self._entry("scan", self._clock.now().isoformat(), {disk_id: sealed}, relationship)
+            with self._books.learning:
+                entry = self._books.enter_scan(self._id, entry, disk_id, at)
+                _SCAN_ENTERED.reach()
+                self._learning.learn(entry)
+            _SCAN_LEARNED.reach()
+            return entry
 
     def cycle(self, consistency: Consistency = Consistency.CRASH, kind: Kind = "point") -> CycleReport:
         """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds."""
-        relationship = self._books.get(self._id)
-        self._refuse_unknown(relationship)
-        self._refuse_unscanned(relationship)
-        machine = self._describe()
-        logs = {disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks}
-        with ExitStack() as stack:
-            for log in logs.values():
-                stack.callback(log.abandon)
-            with self._keeping_tracking() as tracking:
-                asked = self._clock.now().isoformat()
-                pending = sum(tracking.pending().values())
-                if not pending and consistency is Consistency.CRASH:
-                    return self._quiet_point(relationship, machine, kind, asked)
+        with self._keeping_tracking() as tracking:
+            relationship = self._books.get(self._id)
+            self._refuse_unknown(relationship)
+            self._refuse_unscanned(relationship)
+            machine = self._describe()
+            refuse_added(relationship, machine)
+            asked = self._clock.now().isoformat()
+            pending = sum(tracking.pending().values())
+            if not pending and consistency is Consistency.CRASH:
+                return self._quiet_point(relationship, machine, kind, asked)
+            logs = {
+                disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks
+            }
+            with ExitStack() as stack:
+                for log in logs.values():
+                    stack.callback(log.abandon)
                 extractors = {
-                    disk: Extractor(self._known_blocks(disk), log.writer, self._workers)
-                    for disk, log in logs.items()
+                    disk.id: Extractor(self._learning.known(disk), logs[disk.id].writer, self._workers)
+                    for disk in relationship.disks
                 }
                 number, changed = self._precopy(tracking, relationship, extractors, pending)
                 with tracking.cut(number, consistency) as cut:
                     opened = self._clock.monotonic()
                     under_cut = 0
-                    for disk, ended in cut.disks.items():
+                    for disk_id, ended in cut.disks.items():
                         dirty = dirty_blocks(ended.dirty, ended.disk.size)
                         under_cut += dirty.nbytes
-                        extractors[disk].round(ended.disk, dirty)
+                        extractors[disk_id].round(ended.disk, dirty)
                     _CUT_READ.reach()
                     at, reached, note = cut.at, cut.consistency, cut.note
                 window = self._clock.monotonic() - opened
                 _RELEASED.reach()
-            sealed = {disk: done for disk, log in logs.items() if (done := log.seal())}
-        _SEALED.reach()
-        entry = self._entry(
-            kind,
-            at.isoformat(),
-            sealed,
-            relationship,
-            consistency=reached.value,
-            note=note,
-            machine=machine,
-            changed=changed + under_cut,
-        )
-        entry = self._books.enter_point(self._id, entry, number)
-        _ENTERED.reach()
-        self._learn(entry)
-        _LEARNED.reach()
-        with self._keeping_tracking() as tracking:
+                sealed = {disk_id: done for disk_id, log in logs.items() if (done := log.seal())}
+            _SEALED.reach()
+            entry = self._entry(
+                kind,
+                at.isoformat(),
+                sealed,
+                relationship,
+                consistency=reached.value,
+                note=note,
+                machine=machine,
+                changed=changed + under_cut,
+            )
+            with self._books.learning:
+                entry = self._books.enter_point(self._id, entry, number)
+                _ENTERED.reach()
+                self._learning.learn(entry)
+            _LEARNED.reach()
             tracking.forget(number)
-        _FORGOTTEN.reach()
-        return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
+            _FORGOTTEN.reach()
+            return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
+
+    def drop(self, disks: Collection[str], reason: str, since: int = 0) -> None:
+        """Give up what these disks have queued from the entry `since` on: they are compared anew."""
+        self.let_go()
+        for path in self._books.drop_logs(self._id, disks, reason, since):
+            path.unlink(missing_ok=True)
+
+    def volumes(self) -> Mapping[str, Volume]:
+        """Where the logs of disks lie, as far as it is known without asking the machine."""
+        return self._spool.volumes(self._books.get(self._id))
 
     def let_go(self) -> None:
         """Drop connections and handles; rounds go on recording."""
         if self._tracking:
             self._tracking.close()
             self._tracking = None
-        for known in self._known.values():
-            known.close()
-        self._known = {}
+        self._learning.close()
 
     def stop(self) -> None:
         """End change tracking for good: nothing of this relationship stays on the machine."""
@@ -236,7 +263,7 @@ class Source:
         self.let_go()
 
     def known_path(self, disk_id: str) -> Path:
-        return self._books.folder / "known" / self._id / f"{disk_id}.hashes"
+        return self._learning.path(disk_id)
 
     @contextmanager
     def _keeping_tracking(self) -> Iterator[Tracking]:
@@ -250,6 +277,13 @@ class Source:
             self.let_go()
             if isinstance(error, TrackingLost):
                 self._books.require_scan(self._id, {error.disk: error.lost.value})
+            if isinstance(error, DiskUnreachable):
+                raise MachineUnreachable(
+                    f"its disks can no longer be read: {error.subject}: {error.cause}",
+                    subject=self._books.get(self._id).machine,
+                    tried="the cycle was given up, nothing was forgotten",
+                    hint="see whether the machine runs; replication goes on by itself once it answers",
+                ) from error
             raise
 
     def _precopy(
@@ -318,58 +352,12 @@ class Source:
             changed=changed,
         )
 
-    def _learn(self, entry: Entry) -> None:
-        """C5: only now may the known hashes include what the entry's logs hold."""
-        touched = [disk for disk in entry.disks if disk.logs]
-        for disk in touched:
-            known = self._known_blocks(disk.id)
-            for log in disk.logs:
-                known.learn_log(open_local(Path(log.path)))
-            known.sync()
-        if touched:
-            self._books.set_learned(self._id, [disk.id for disk in touched], entry.ordinal)
-
-    def _catch_up(self, relationship: Relationship) -> None:
-        """After a kill between entering an entry and learning it: learn it now. Repeating is harmless."""
-        missing = [
-            disk.id
-            for disk in relationship.disks
-            if disk.learned != UNKNOWN and not self.known_path(disk.id).exists()
-        ]
-        if missing:
-            self._books.set_learned(self._id, missing, UNKNOWN)
-        learned = {disk.id: disk.learned for disk in relationship.disks if disk.id not in missing}
-        for entry in self._books.queue(self._id):
-            late = any(
-                disk.logs and entry.ordinal > learned.get(disk.id, UNKNOWN) != UNKNOWN for disk in entry.disks
-            )
-            if late:
-                self._learn(entry)
-
-    def _known_blocks(self, disk_id: str) -> KnownBlocks:
-        """Raises HashesUnknown until the target has learned from the store what the replica has."""
-        if disk_id not in self._known:
-            try:
-                known = KnownBlocks(self.known_path(disk_id))
-            except FileNotFoundError:
-                self._books.set_learned(self._id, [disk_id], UNKNOWN)
-                raise self._hashes_unknown(disk_id) from None
-            self._known[disk_id] = known
-        return self._known[disk_id]
-
-    def _hashes_unknown(self, disk_id: str) -> HashesUnknown:
-        return HashesUnknown(
-            "it is not known here what the replica has of this disk",
-            subject=disk_id,
-            tried="nothing was read or sent",
-            hint="it is learned from the store as soon as that can be reached",
-        )
-
     def _note_sizes(self, resized: Collection[str]) -> None:
         """From here on points have the disks' new sizes; older points keep theirs."""
         for disk in self._describe().disks:
             if disk.id in resized:
                 self._books.set_size(self._id, disk.id, disk.size)
+                self._learning.close(disk.id)
 
     def _refuse_unscanned(self, relationship: Relationship) -> None:
         for disk in relationship.disks:
@@ -382,4 +370,40 @@ class Source:
     def _refuse_unknown(self, relationship: Relationship) -> None:
         for disk in relationship.disks:
             if disk.learned == UNKNOWN:
-                raise self._hashes_unknown(disk.id)
+                raise KnownLost(
+                    "it is not known here what the replica has of this disk",
+                    subject=f"{relationship.machine}, {disk.id}",
+                    tried="nothing was read or sent",
+                    hint="it is learned from the store as soon as that can be reached",
+                )
+
+    def _check_queue(self, relationship: Relationship) -> None:
+        """Raises QueueLost if a log that waits for the store is gone or cut short.
+
+        Points before it are still what they were.
+        """
+        with self._books.learning:  # so that none is let go meanwhile
+            lost = [
+                (entry.ordinal, disk.id, log)
+                for entry in self._books.queue(self._id)
+                for disk in entry.disks
+                for log in disk.logs
+                if _length(Path(log.path)) != log.size
+            ]
+            if not lost:
+                return
+            self.drop({disk for _, disk, _ in lost}, QUEUE_LOST, since=min(one for one, _, _ in lost))
+        raise QueueLost(
+            QUEUE_LOST,
+            subject=f"{relationship.machine}, {lost[0][2].path}",
+            tried="what waited of this disk is dropped, with the points that it would have become",
+            hint="nothing to do: the disk is compared with the replica by hashes; its points stay",
+        )
+
+
+def _length(path: Path) -> int:
+    """In bytes; -1 if there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ulid import ULID
@@ -11,7 +13,9 @@ from ulid import ULID
 from standby.records import MachineDescription
 from standby.replica.format import LogHeader
 from standby.replica.log import LogWriter, SealedLog
-from standby.replication.books import Books, Relationship
+from standby.replication.books import Books
+from standby.replication.relationship import Relationship
+from standby.replication.room import Volume
 
 
 class DiskLog:
@@ -49,17 +53,39 @@ class Spool:
     def __init__(self, books: Books, describe: Callable[[], MachineDescription]) -> None:
         self._books = books
         self._describe = describe
+        self._folders: dict[str, Path] = {}
 
     def folder(self, relationship: Relationship, disk_id: str) -> Path:
         """The configured spool, or the disk's own directory, or (disks without one) the agent's."""
         if relationship.spool:
             return Path(relationship.spool)
+        if disk_id not in self._folders:
+            self._folders[disk_id] = self._beside(disk_id)
+        return self._folders[disk_id]
+
+    def volumes(self, relationship: Relationship) -> Mapping[str, Volume]:
+        """The volume of each disk's folder, of those that have been asked for before."""
+        found = {}
+        for disk in relationship.disks:
+            folder = Path(relationship.spool) if relationship.spool else self._folders.get(disk.id)
+            if folder is None:
+                continue
+            with suppress(FileNotFoundError):  # told when a log is to be written there
+                volume = os.statvfs(folder)
+                found[disk.id] = Volume(folder.stat().st_dev, volume.f_bavail * volume.f_frsize)
+        return found
+
+    def _beside(self, disk_id: str) -> Path:
         described = next((disk for disk in self._describe().disks if disk.id == disk_id), None)
         if described and described.path and Path(described.path).parent.is_dir():
             return Path(described.path).parent
         folder = self._books.folder / "spool"
         folder.mkdir(exist_ok=True)
         return folder
+
+    def forget_folders(self) -> None:
+        """Ask the machine again where its disks lie: they may have been moved."""
+        self._folders = {}
 
     def new_log(self, relationship: Relationship, disk_id: str, size: int) -> DiskLog:
         log_id = ULID()

@@ -32,6 +32,7 @@ class Event(StrEnum):
     CLOSED = "the point that closes a scan is committed"
     TRACKING_LOST = "changes can no longer be told apart"
     RESYNC_STARTED = "resynchronization started"
+    RESYNC_HELD = "resynchronization waits for its next window"
     PAUSED = "paused by an operator"
     RESUMED = "resumed by an operator"
     FENCED = "another writer took the replica"
@@ -68,30 +69,36 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.DELTA, Event.TRACKING_LOST): State.RESYNC_REQUIRED,
     (State.RESYNC_REQUIRED, Event.TRACKING_LOST): State.RESYNC_REQUIRED,
     (State.RESYNC_REQUIRED, Event.RESYNC_STARTED): State.RESYNCHRONIZING,
+    # How far each disk was compared is kept: it goes on from there.
+    (State.RESYNCHRONIZING, Event.RESYNC_HELD): State.RESYNC_REQUIRED,
     (State.RESYNCHRONIZING, Event.TRACKING_LOST): State.RESYNC_REQUIRED,
     (State.RESYNCHRONIZING, Event.CLOSED): State.PROTECTED,
     (State.PROTECTED, Event.SEALED): State.SEALED,
     # Taken back by an operator: what the other writer left there decides how much must be compared.
     (State.FENCED, Event.STARTED): State.RESYNC_REQUIRED,
+    (State.FENCED, Event.TRACKING_LOST): State.FENCED,
     **{(state, Event.PAUSED): State.PAUSED for state in _LIVE},
     **{(state, Event.FENCED): State.FENCED for state in (*_LIVE, State.PAUSED)},
 }
+
+_REACH_PAUSED: Final = (Event.TRACKING_LOST, Event.CLOSED)
+"""What may still come of a step that was under way."""
 
 
 def after(status: Status, event: Event, subject: str) -> Status:
     """The status that `event` leads to. Raises InvalidRequest where it leads nowhere."""
     if status.state is State.PAUSED and event is Event.RESUMED and status.before_pause:
         return Status(status.before_pause)
-    if status.state is State.PAUSED and event is Event.TRACKING_LOST and status.before_pause:
+    if status.state is State.PAUSED and event in _REACH_PAUSED and status.before_pause:
         # What was paused learns of it; the pause stays.
-        return Status(State.PAUSED, TABLE[status.before_pause, event])
-    found = TABLE.get((status.state, event))
+        before = TABLE.get((status.before_pause, event))
+        found = State.PAUSED if before else None
+    else:
+        before = State.PROTECTED if status.state is State.DELTA else status.state
+        found = TABLE.get((status.state, event))
     if found is None:
         raise InvalidRequest(
             f"{event.value} is not possible in the state {status.state.value}", subject=subject
         )
-    if found is State.PAUSED:
-        # A cycle that is paused half way is not taken up again: the next one does its work.
-        before = State.PROTECTED if status.state is State.DELTA else status.state
-        return Status(found, before)
-    return Status(found)
+    # A cycle that is paused half way is not taken up again: the next one does its work.
+    return Status(found, before if found is State.PAUSED else None)

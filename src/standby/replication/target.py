@@ -15,8 +15,10 @@ from standby.replica.image import REGION_BLOCKS
 from standby.replica.journal import ReplicaLog
 from standby.replica.plan import last_state
 from standby.replica.writer import Draft, NewId, Writer, attach
-from standby.replication.books import UNKNOWN, Books, Entry
+from standby.replication.books import Books
+from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks
+from standby.replication.relationship import UNKNOWN
 
 DIVERGED: Final = "the replica is not what this agent left there (another writer, or older books)"
 
@@ -83,32 +85,32 @@ class Target:
         known: a disk's file of hashes. Entries of the queue are learned again by the source.
         """
         relationship = self._books.get(self._id)
-        unknown = [disk.id for disk in relationship.disks if disk.learned == UNKNOWN]
+        unknown = [disk for disk in relationship.disks if disk.learned == UNKNOWN]
         log = ReplicaLog.read(self._store, relationship.replica)
         newest = last_state(log.records)
-        for disk_id in unknown:
-            table = KnownBlocks(known(disk_id), create=True)
+        for disk in unknown:
+            blocks = block_count(disk.size)
+            table = KnownBlocks.empty(known(disk.id), blocks)
             try:
-                table.clear()
-                if newest and newest.disk(disk_id):
-                    image = log.image(newest.seq, disk_id)
-                    count = block_count(image.size)
+                if newest and newest.disk(disk.id):
+                    image = log.image(newest.seq, disk.id)
+                    count = min(blocks, block_count(image.size))
                     for first in range(0, count, REGION_BLOCKS):
                         table.fill(first, image.hashes(first, min(REGION_BLOCKS, count - first)))
                 table.sync()
             finally:
                 table.close()
-            self._books.set_learned(self._id, [disk_id], 0)
+            self._books.set_learned(self._id, [disk.id], 0)
         _REFILLED.reach()
 
     def ship(self, entry: Entry) -> Record:
         """Upload the entry's logs, commit its record, then forget it. Harmless to repeat."""
         if self._writer is None:
             raise AssertionError("attach() comes first")
-        if done := self._writer.committed(entry.nonce):
-            # Committed before, and then the books could not be written.
+        if (record := self._writer.committed(entry.nonce)) is not None:
+            # It is committed, and the books could not be told.
             self._forget(entry)
-            return done
+            return record
         states = tuple(
             DiskState(
                 id=disk.id,
@@ -139,7 +141,8 @@ class Target:
 
     def _forget(self, entry: Entry) -> None:
         """W4."""
-        self._books.shipped(self._id, entry)
+        with self._books.learning:
+            self._books.shipped(self._id, entry)
         _NOTED.reach()
         for disk in entry.disks:
             for log in disk.logs:

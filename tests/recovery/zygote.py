@@ -1,0 +1,51 @@
+"""Processes that work on a test failover and are killed: one that has imported everything forks them.
+
+Run as `python -m tests.recovery.zygote`. Each line on standard input is a JSON object {failpoint, verb,
+store, root, run}; the forked process arms the failpoint and does what verb says. The answer is one line:
+its exit status, negative for a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from standby import failpoints
+from standby.hypervisor.launch import QemuHost
+from standby.recovery import failover
+
+
+def work(order: dict[str, str]) -> None:
+    failpoints.arm(order["failpoint"])
+    host = QemuHost(accelerator="tcg")
+    match order["verb"]:
+        case "start":
+            failover.start(
+                failover.Request(order["store"], "web", boot_limit=None), Path(order["root"]), host
+            )
+        case "clean up":
+            failover.clean_up(Path(order["run"]), host)
+        case "resume":
+            failover.resume(Path(order["run"]), host)
+        case verb:
+            raise ValueError(verb)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                work(json.loads(line))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(9)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
