@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 MEANINGS = {
     Outcome.RETRY: f"after {', '.join(map(str, MINUTES))} minutes from the first failure on, then every "
     f"{STEADY_MINUTES}; or when an operator says so. A warning at first, Critical from the {STEADY_MINUTES} minutes on",
-    Outcome.CYCLE: "the next cycle, when it is due, takes what this one would have taken",
+    Outcome.CYCLE: "tried again with the next cycle, when that is due; it takes what this one would have taken",
     Outcome.CRITICAL: "not retried; the machine's health is Critical until a person has acted",
     Outcome.RESYNC: "the disk is compared with its replica by hashes, in its window; recovery points stay",
     Outcome.FENCED: "another agent owns the replica; nothing is written to it any more",

@@ -84,10 +84,10 @@ def test_only_the_newest_samples_count():
 
 
 @pytest.mark.parametrize(("queued", "exceeded"), [(5 * GIB - 1, False), (5 * GIB, True), (5 * GIB + 1, True)])
-def test_a_queue_at_its_share_grows_no_further(queued, exceeded):
+def test_a_queue_at_its_share_makes_points_wait(queued, exceeded):
     found = backlog("sda", every(30, queued), 10 * GIB)
     assert found.exceeded is exceeded
-    assert ("no further log is written" in found.sentence(NOON, BERLIN)) is exceeded
+    assert ("no point is made" in found.sentence(NOON, BERLIN)) is exceeded
 
 
 def test_the_room_on_the_volume_counts_whoever_fills_it():

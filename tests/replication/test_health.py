@@ -114,11 +114,13 @@ def test_every_state_is_in_the_table():
     assert {row[0] for row in rows} == set(State)
 
 
-@pytest.mark.parametrize(("failures", "level"), [(1, Level.WARNING), (5, Level.WARNING), (6, Level.CRITICAL)])
-def test_an_error_is_a_warning_during_the_back_off_and_critical_after(failures, level):
-    problem = Problem(
-        text="store: it does not answer", failures=failures, retry_at=NOW + timedelta(minutes=2)
-    )
+@pytest.mark.parametrize(
+    ("minutes", "failures", "level"),
+    [(0, 1, Level.WARNING), (24.99, 5, Level.WARNING), (25, 6, Level.CRITICAL), (24.99, 50, Level.WARNING)],
+)
+def test_an_error_is_a_warning_during_the_back_off_and_critical_after(minutes, failures, level):
+    since, retry_at = NOW - timedelta(minutes=minutes), NOW + timedelta(minutes=2)
+    problem = Problem(text="store: it does not answer", since=since, failures=failures, retry_at=retry_at)
     [(got, text)] = found(facts(problems=(problem,)))
     assert got is level
     assert text.startswith("store: it does not answer. It failed ")
@@ -126,7 +128,7 @@ def test_an_error_is_a_warning_during_the_back_off_and_critical_after(failures, 
 
 
 def test_an_error_without_retry_is_critical():
-    problem = Problem(text="store: no such key", action="name another key")
+    problem = Problem(text="store: no such key", since=NOW, action="name another key")
     [reason] = health(facts(problems=(problem,)), NOW, BERLIN).reasons
     assert reason == (
         Level.CRITICAL,
@@ -174,7 +176,7 @@ def test_all_reasons_are_listed_the_gravest_first():
         state=State.RESYNC_REQUIRED,
         last_sync=NOW - timedelta(hours=2),
         statistics=Statistics(since=SINCE, until=UNTIL, missed=1, latency=Series(count=1, total=999)),
-        problems=(Problem(text="p", failures=1, retry_at=NOW), Problem(text="q")),
+        problems=(Problem(text="p", since=NOW, retry_at=NOW), Problem(text="q", since=NOW)),
         forecasts=("f",),
         agent=False,
     )

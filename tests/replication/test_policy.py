@@ -96,6 +96,8 @@ def test_a_cut_that_is_too_long_says_which_frequency_is_possible():
         "points every 1 s leave 0.25 s for a cut (25% of the interval), and a cut of this machine takes 1.30 s"
     )
     assert found.fix == "choose a point every 30 s or more"
+    [found] = findings(policy, Measured((GIB,), cut=1.25))
+    assert found.fix == "choose a point every 5 s or more"
     [found] = findings(policy, Measured((GIB,), cut=900 * 0.25 + 1))
     assert found.fix == "see why its cuts take so long"
 

@@ -180,6 +180,8 @@ def test_dirty_blocks_by_region():
     size = 512 * BLOCK
     dirty = DirtyBlocks(np.array([0, 1, 2, 511], np.uint32), np.array([1, 3, 0xFFFF, 1 << 15], np.uint16))
     assert change_of(dirty, size) == DiskChange(size=size, regions={0: 3 * PAGE, 1: 16 * PAGE, 255: PAGE})
+    twice = change_of(dirty, size).plus(DiskChange(size=size, regions={1: 5, 255: 1}))
+    assert twice == DiskChange(size=size, regions={0: 3 * PAGE, 1: 16 * PAGE + 5, 255: PAGE + 1})
     assert change_of(DirtyBlocks(dirty.blocks[:0], dirty.masks[:0]), size).regions == {}
 
 

@@ -39,7 +39,8 @@ class Sample(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """One disk's queue. limit: bytes at which it grows no further. reached_at: None if it does not grow."""
+    """One disk's queue. limit: bytes from which on no further log is made. reached_at: None if it does not
+    grow."""
 
     disk: str
     queued: int
@@ -53,8 +54,8 @@ class Backlog(NamedTuple):
 
     @property
     def exceeded(self) -> bool:
-        """Whether no further log is written; changes go on being tracked."""
-        return self.queued >= self.limit
+        """Whether points are missed until the store has taken some; changes go on being tracked."""
+        return self.queued >= self.limit > 0
 
     def presses(self, now: datetime) -> bool:
         """Whether it is worth a warning. Every queue grows for a while; a small one is no news."""
@@ -68,7 +69,7 @@ class Backlog(NamedTuple):
             f"{size_of(self.size)}; the limit is {self.percent} %"
         )
         if self.exceeded:
-            return f"{told}: no further log is written until the store has taken these."
+            return f"{told}: no point is made until the store has taken some."
         if self.reached_at is None:
             return f"{told}."
         return f"{told} and is reached at {shown(self.reached_at, now, tz)} at this rate."

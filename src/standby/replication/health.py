@@ -26,6 +26,9 @@ MOST_MISSED: Final = 20
 LAST_SYNC: Final = timedelta(hours=1)
 MOST_LATENCY: Final = 300.0
 
+BACK_OFF: Final = timedelta(minutes=sum(MINUTES))
+"""From the first failure to the one from which on the wait is half an hour."""
+
 CLOCK_SKEW: Final = timedelta(minutes=1)
 """A newest point that is so far in the future tells that a clock was set back: the RPO is then unknown."""
 
@@ -52,11 +55,12 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is in the way at present. failures: tries in a row. retry_at: None if no retry is made.
-    action: what a person can do (the error's hint, or its row in the table of errors)."""
+    """What is in the way at present. failures: tries in a row, the first one at `since`. retry_at: None if no
+    retry is made. action: what a person can do (the error's hint, or its row in the table of errors)."""
 
     text: str
-    failures: int = 0
+    since: datetime
+    failures: int = 1
     retry_at: datetime | None = None
     action: str = ""
 
@@ -112,7 +116,7 @@ def health(facts: Facts, now: datetime, tz: tzinfo) -> Health:
     found = [
         *_of_agent(facts),
         *_of_state(facts, now, tz),
-        *_of_problems(facts, tz),
+        *_of_problems(facts, now, tz),
         *_of_times(facts, now, tz),
         *_of_statistics(facts),
         *(Reason(Level.WARNING, text) for text in facts.forecasts),
@@ -182,14 +186,14 @@ def _done(facts: Facts) -> str:
     return "" if facts.scanned is None else f" ({int(facts.scanned * 100)} % done)"
 
 
-def _of_problems(facts: Facts, tz: tzinfo) -> list[Reason]:
+def _of_problems(facts: Facts, now: datetime, tz: tzinfo) -> list[Reason]:
     found = []
     for problem in facts.problems:
         text, action = _sentence(problem.text), problem.action
         if problem.retry_at is None:
             found.append(Reason(Level.CRITICAL, f"{text} No retry is made: it needs a person.", action))
             continue
-        level = Level.CRITICAL if problem.failures > len(MINUTES) else Level.WARNING
+        level = Level.CRITICAL if now - problem.since >= BACK_OFF else Level.WARNING
         tries = "once" if problem.failures == 1 else f"{problem.failures} times in a row"
         retry = f"{problem.retry_at.astimezone(tz):%H:%M:%S}"
         found.append(Reason(level, f"{text} It failed {tries}; the next try is at {retry}.", action))

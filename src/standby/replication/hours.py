@@ -79,9 +79,8 @@ class Hours(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.start:%H:%M}–{self.end:%H:%M}"
 
     def _around(self, at: datetime, tz: tzinfo, ahead: int = _FARTHEST) -> Iterator[Span]:
-        # Two days back: where the date line was moved, a day is missing between "yesterday" and today.
         day = at.astimezone(tz).date()
-        for distance in range(-2, ahead + 1):
+        for distance in range(-1, ahead + 1):
             one = day + timedelta(days=distance)
             if one.weekday() in self.days:
                 span = self.on(one, tz)

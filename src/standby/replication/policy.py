@@ -33,9 +33,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """frequency: seconds between points. application_consistent_hours: every so many hours a point with
     the guest's file systems frozen; 0 for never (Azure Site Recovery: 1 to 12).
 
-    retention_hours: how long every point is kept. backlog_percent: share of a disk's virtual size that its
-    queued logs may take; beyond, changes are tracked and no points are made. reserve: bytes that the queue
-    leaves free on its volume. upload_threads: of this machine. bandwidth: this machine's own limit; the host's
+    retention_hours: how long every point is kept. backlog_percent: of a disk's size, how much of logs may wait
+    for the store. reserve: bytes that logs leave free where they lie. resync: when a resynchronization may
+    begin. bandwidth, upload_threads: this machine's own limits; the host's
     holds besides. Raises PolicyRefused with everything that stands against it.
     """
 

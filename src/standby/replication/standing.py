@@ -73,4 +73,5 @@ def _compared(disk: DiskBook, opens: datetime | None) -> Compared:
 
 def _problem(trouble: Trouble) -> Problem:
     retry_at = datetime.fromtimestamp(trouble.retry_at, UTC) if trouble.retry_at is not None else None
-    return Problem(text=trouble.error, failures=trouble.failures, retry_at=retry_at)
+    since = datetime.fromtimestamp(trouble.first, UTC)
+    return Problem(text=trouble.error, since=since, failures=trouble.failures, retry_at=retry_at)

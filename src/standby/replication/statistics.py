@@ -53,8 +53,7 @@ class Monitoring(msgspec.Struct, frozen=True, kw_only=True):
             local = anchor + index * step
             return instant(local.date(), local.time(), tz)
 
-        # The clock may show an hour twice, or skip one: the first instant at a boundary decides.
-        number -= 1
+        # Where the clock shows an hour twice, a boundary in it may have passed that it shows as still to come.
         while boundary(number + 1) <= at:
             number += 1
         return boundary(number), boundary(number + 1)
@@ -141,6 +140,13 @@ class DiskChange(msgspec.Struct, frozen=True, kw_only=True):
 
     size: int
     regions: dict[int, int] = {}
+
+    def plus(self, other: DiskChange) -> DiskChange:
+        """Of another round of the same cycle (pre-copy rounds, then the cut)."""
+        both = {
+            one: self.regions.get(one, 0) + other.regions.get(one, 0) for one in self.regions | other.regions
+        }
+        return DiskChange(size=self.size, regions=both)
 
 
 class Captured(msgspec.Struct, frozen=True, kw_only=True):
