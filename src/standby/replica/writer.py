@@ -75,15 +75,23 @@ def create(store: ObjectStore, name: str, *, replica: UUID, origin: str, clock: 
 
 
 def attach(
-    store: ObjectStore, name: str, *, owner: str, clock: Clock, new_id: NewId, epoch: int | None = None
+    store: ObjectStore,
+    name: str,
+    *,
+    owner: str,
+    clock: Clock,
+    new_id: NewId,
+    epoch: int | None = None,
+    take_over: bool = True,
 ) -> Writer:
     """Take the replica over under a new epoch; from the return on no older writer can commit.
 
-    epoch: what the vault issued; None without a vault (then stored + 1). owner: the writer, for people.
+    epoch: what the vault issued; None without a vault (then stored + 1). owner: the writer; the same again only
+    for who goes on from the same books. take_over: also from another owner (T2).
     Raises Fenced if a newer epoch owns the replica or takes it meanwhile, ChainBroken, Damaged.
     """
     place = Place(store, name)
-    head, version, mine = _claim(place, owner, epoch)
+    head, version, mine = _claim(place, owner, epoch, take_over)
     chain = read_chain(place, head.floor)
     _LISTED.reach()
     if chain and chain[-1].record.epoch > mine:
@@ -119,7 +127,7 @@ def attach(
     return Writer(place, owner, head, version, chain)
 
 
-def _claim(place: Place, owner: str, epoch: int | None) -> tuple[Head, Version, int]:
+def _claim(place: Place, owner: str, epoch: int | None, take_over: bool) -> tuple[Head, Version, int]:
     """T1 and T2. A conflict is somebody else's swap (a hold, a merge, a writer): look again."""
     while True:
         head, version = read_head(place)
@@ -133,6 +141,14 @@ def _claim(place: Place, owner: str, epoch: int | None) -> tuple[Head, Version, 
         mine = head.epoch + 1 if epoch is None else epoch
         if head.epoch >= mine:
             raise _fenced(place, head.epoch, mine, "the head")
+        if head.owner not in ("", owner) and not take_over:
+            # A recovered machine may have gone on from here while this agent was away.
+            raise Fenced(
+                f"{head.owner} owns the replica (epoch {head.epoch}), not {owner}",
+                subject=place.subject(place.name),
+                tried="nothing was written",
+                hint="see where the machine runs; if here and nowhere else, `standby vm protect` with --take-over",
+            )
         claimed = msgspec.structs.replace(head, epoch=mine, owner=owner, changes=head.changes + 1)
         answer = place.store.swap(place.head, encode(claimed), version)
         if not isinstance(answer, Conflict):

@@ -160,6 +160,7 @@ def _left_behind(place: Place, machine: str) -> UUID | None:
 def take_over(books: Books, relationship: str) -> None:
     """Own a replica again that another agent has fenced off: it is compared with the disks by hashes."""
     known = books.get(relationship)
+    books.set_taking_over(known.id, True)
     books.set_status(known.id, after(known.status, Event.STARTED, known.machine))
     for side in Side:
         books.set_trouble(known.id, side, None)
@@ -196,6 +197,7 @@ def _relationship(
         committed="",
         excluded=tuple(sorted(request.excluded)),
         closing=0,
+        taking_over=request.take_over,
         resync="",
         capture=None,
         send=None,

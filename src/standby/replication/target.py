@@ -37,7 +37,7 @@ class Target:
         self._books = books
         self._id = relationship
         self._store = store
-        self._owner = owner
+        self._owner = f"{owner}, {relationship}"
         self._clock = clock
         self._new_id = new_id
         self._writer: Writer | None = None
@@ -51,7 +51,7 @@ class Target:
         return self._writer.epoch if self._writer else 0
 
     def attach(self, epoch: int | None = None) -> bool:
-        """Take the replica over and compare it with the books. Returns whether they agree.
+        """Own the replica under a new epoch and compare it with the books. Returns whether they agree.
 
         Where they do not, every disk is to be scanned and the queue is dropped: its logs build on
         something that the replica does not have.
@@ -64,7 +64,10 @@ class Target:
             clock=self._clock,
             new_id=self._new_id,
             epoch=epoch,
+            take_over=relationship.taking_over,
         )
+        if relationship.taking_over:
+            self._books.set_taking_over(self._id, False)
         newest = last_state([stored.record for stored in writer.chain])
         nonce = newest.nonce if newest else ""
         queue = self._books.queue(self._id)
