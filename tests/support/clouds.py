@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from standby.objects.address import cloud_store
-from standby.objects.cloud import CloudStore
+from standby.objects.cloud import USUAL, CloudStore, Transport
 
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -33,8 +33,8 @@ class Place(NamedTuple):
     address: str
     environment: dict[str, str]
 
-    def open(self) -> CloudStore:
-        return cloud_store(self.address, self.environment)
+    def open(self, transport: Transport = USUAL) -> CloudStore:
+        return cloud_store(self.address, self.environment, transport)
 
     def through(self, endpoint: str) -> Place:
         """The same place by way of another server; of the endpoint only host and port count."""

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from standby.errors import InvalidRequest
 from standby.objects.base import ObjectStore
-from standby.objects.cloud import CloudStore, connect_azure, connect_s3
+from standby.objects.cloud import USUAL, CloudStore, Transport, connect_azure, connect_s3
 from standby.objects.cloud_credentials import AzureSettings, S3Settings, azure_options, s3_options
 from standby.objects.directory import DirectoryStore
 from standby.objects.names import is_name
@@ -50,7 +50,7 @@ def is_cloud(address: str) -> bool:
     return address.partition("://")[0] in _QUERY and "://" in address
 
 
-def cloud_store(address: str, environment: Mapping[str, str]) -> CloudStore:
+def cloud_store(address: str, environment: Mapping[str, str], transport: Transport = USUAL) -> CloudStore:
     """The store at an address that `is_cloud`, without any layer around it."""
     url = urlsplit(address)
     bucket, prefix = url.netloc, url.path.strip("/")
@@ -69,10 +69,9 @@ def cloud_store(address: str, environment: Mapping[str, str]) -> CloudStore:
     endpoint = query.get("endpoint", "")
     if url.scheme == "s3":
         options = s3_options(environment, endpoint=endpoint, region=query.get("region", ""))
-        return connect_s3(S3Settings(bucket, prefix, options), canonical)
-    return connect_azure(
-        AzureSettings(bucket, prefix, azure_options(environment, endpoint=endpoint)), canonical
-    )
+        return connect_s3(S3Settings(bucket, prefix, options), canonical, transport)
+    settings = AzureSettings(bucket, prefix, azure_options(environment, endpoint=endpoint))
+    return connect_azure(settings, canonical, transport)
 
 
 def directory_of(address: str) -> Path:

@@ -40,7 +40,7 @@ PART: Final = 8 << 20
 PARTS_AT_ONCE: Final = 2
 """With PART and Transport.request, the slowest line that still carries a log: 16 MiB in 120 s, 1.1 Mbit/s."""
 
-_PIECE: Final = 1 << 20
+_PIECE: Final = 256 << 10
 
 _ALPHABET: Final = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 

@@ -57,15 +57,13 @@ def s3_options(environment: Mapping[str, str], *, endpoint: str = "", region: st
     profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE") or ""
     files = _aws_files(environment, profile)
     options: S3Config = {}
-    if profile:
-        options |= _profile_keys(files, profile)
-    elif key := environment.get("AWS_ACCESS_KEY_ID"):
+    if key := environment.get("AWS_ACCESS_KEY_ID"):
         options["access_key_id"] = key
         options["secret_access_key"] = environment.get("AWS_SECRET_ACCESS_KEY", "")
         if token := environment.get("AWS_SESSION_TOKEN"):
             options["session_token"] = token
     else:
-        options |= _profile_keys(files, "")
+        options |= _profile_keys(files, profile)
     region = (
         region
         or environment.get("AWS_REGION", "")
