@@ -57,7 +57,7 @@ class StoreUnsuitable(NeedsPerson):
 
 
 class ObjectStore(Protocol):
-    """Every method raises StoreUnreachable, StoreFull or StoreRefused as above; none retries.
+    """Every method raises StoreUnreachable, StoreFull or StoreRefused as above; no write is ever repeated.
 
     Thread-safe: one store serves all threads of a process.
     """

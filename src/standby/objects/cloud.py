@@ -224,7 +224,12 @@ def connect_s3(settings: S3Settings, url: str, transport: Transport = USUAL) -> 
         client = S3Store(
             settings.bucket,
             prefix=settings.prefix or None,
-            config={**settings.options, "conditional_put": "etag", "disable_bulk_delete": True},
+            config={
+                **settings.options,
+                "conditional_put": "etag",
+                "disable_bulk_delete": True,
+                "checksum_algorithm": "sha256",  # buckets with object lock take nothing without one
+            },
             client_options=_client_options(transport, settings.options.get("endpoint", "")),
             retry_config=_ONCE,
         )

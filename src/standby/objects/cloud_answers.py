@@ -19,9 +19,9 @@ from standby.objects.base import (
     StoreUnsuitable,
 )
 
-_STATUS: Final = re.compile(r"status code: (\d{3})")
+_STATUS: Final = re.compile(r"(?:status code|\(code): (\d{3})")
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
-_MESSAGE: Final = re.compile(r"<Message>([^<\n]{1,200})")
+_MESSAGE: Final = re.compile(r"(?:<Message>|failed for key \S+: )([^<\n]{1,200}?)(?:<|\n|$| \(code)")
 _KIND: Final = re.compile(r"HttpError \{\s*kind: (\w+)")
 _SYSTEM: Final = re.compile(r'message: "([^"]{1,100})"')
 
@@ -77,7 +77,8 @@ class Answer(NamedTuple):
 
     @property
     def immutable(self) -> bool:
-        return self.code in _IMMUTABLE
+        # Of a batch, in which Azure deletes, obstore tells the message and not the code.
+        return self.code in _IMMUTABLE or "is immutable" in self.said
 
 
 def answer(error: Exception) -> Answer:
