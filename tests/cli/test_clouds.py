@@ -93,3 +93,18 @@ def test_a_bucket_that_is_not_there_and_wrong_keys_are_told(address):
             done = standby("replica", "list", address, columns=200)
         assert (done.status, "403 AuthorizationFailure" in done.err) == (5, True)
         assert "8vdM02xNOcqFlqUwJPLl" not in done.err
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_point_goes_to_azure_as_a_vhd(azurite, store, disk, json):
+    place = azurite.place("")
+    target = f"{place.address}vda.vhd"
+    with mock.patch.dict(os.environ, place.environment):
+        done = standby("replica", "export", store, "web", "--to", target, *(["--json"] if json else []))
+        again = standby("replica", "export", store, "web", "--to", target)
+    assert done.status == 0, done.err
+    if json:
+        assert (done.json["blob"], done.json["size"]) == (target, 2 << 20)
+    else:
+        assert target in done.out.replace("\n", "")
+    assert (again.status, "--overwrite" in again.err) == (3, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import boto3
 import pytest
 
 from standby.objects.base import StoreRefused
@@ -94,3 +95,18 @@ def test_a_large_log_takes_little_memory(azurite, tmp_path):
         check=True,
     )
     assert int(done.stdout) < 64, "MiB"
+
+
+def test_in_a_bucket_that_keeps_every_version_nothing_breaks(moto):
+    """As object lock wants it: heads are swapped, records put, and a delete hides without destroying."""
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=moto.endpoint, **keys)
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    store = moto.place()._replace(address="s3://locked/standby").open()
+    probe(store)
+    store.put("a", b"kept")
+    store.delete("a")
+    assert names(store) == []
+    (version,) = client.list_object_versions(Bucket="locked", Prefix="standby/a")["Versions"]
+    kept = client.get_object(Bucket="locked", Key="standby/a", VersionId=version["VersionId"])
+    assert kept["Body"].read() == b"kept"

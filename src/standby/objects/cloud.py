@@ -228,7 +228,7 @@ def connect_s3(settings: S3Settings, url: str, transport: Transport = USUAL) -> 
                 **settings.options,
                 "conditional_put": "etag",
                 "disable_bulk_delete": True,
-                "checksum_algorithm": "sha256",  # buckets with object lock take nothing without one
+                "checksum_algorithm": "sha256",  # a bucket with a default retention takes nothing without one
             },
             client_options=_client_options(transport, settings.options.get("endpoint", "")),
             retry_config=_ONCE,

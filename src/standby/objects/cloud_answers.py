@@ -105,7 +105,7 @@ def meaning(error: Exception, verb: str, subject: str) -> StandbyError:
     if any(text in got.text for text in _METADATA_SERVICE) or any(text in got.text for text in _BAD_KEY):
         return _without_credentials(got, verb, subject)
     if got.status:
-        return _of_status(got, verb, subject)
+        return of_status(got, verb, subject)
     if any(text in got.text for text in _NO_CONDITIONS):
         return StoreUnsuitable(
             f"{verb}: the answer lacks what every such store sends (an ETag, or a part where a part was asked for)",
@@ -133,7 +133,7 @@ def meaning(error: Exception, verb: str, subject: str) -> StandbyError:
     )
 
 
-def _of_status(got: Answer, verb: str, subject: str) -> StandbyError:
+def of_status(got: Answer, verb: str, subject: str) -> StandbyError:
     said = f"{verb}: the store answered {got.status}" + (f" {got.code}" if got.code else "")
     if got.said:
         said += f" ({got.said})"
