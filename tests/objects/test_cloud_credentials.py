@@ -156,7 +156,17 @@ def test_a_connection_string_that_is_none_is_not_repeated(text):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["minio:9000", "https://user:S3CRET@h", "https://h?sig=S3CRET", "ftp://h"]
+    "endpoint",
+    [
+        "minio:9000",
+        "https://user:S3CRET@h",
+        "https://h?sig=S3CRET",
+        "ftp://h",
+        "http://:1",
+        "http://[bad",
+        "https://a b",
+        "https://",
+    ],
 )
 def test_an_endpoint_is_a_plain_address(endpoint):
     with pytest.raises(InvalidCredentials) as caught:
@@ -184,4 +194,17 @@ def test_nothing_shows_a_secret():
 def test_an_account_that_is_missing_or_a_key_that_is_none_is_told_at_once(environment):
     with pytest.raises(StoreRefused, match="AZURE_STORAGE_CONNECTION_STRING") as caught:
         cloud_store("az://container/p", environment)
+    assert "S3CRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "environment"),
+    [
+        ("az://container/p", {"AZURE_STORAGE_ACCOUNT": "acc", "AZURE_STORAGE_SAS_TOKEN": "%%%S3CRET"}),
+        ("s3://bucket/p", {**KEYS, "AWS_CA_BUNDLE": __file__}),
+    ],
+)
+def test_settings_that_cannot_be_used_are_told_at_once(address, environment):
+    with pytest.raises(InvalidCredentials, match="its settings cannot be used") as caught:
+        cloud_store(address, environment)
     assert "S3CRET" not in str(caught.value)

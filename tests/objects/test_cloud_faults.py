@@ -21,6 +21,7 @@ from standby.objects.base import (
 )
 from standby.objects.cloud import CloudStore, Transport
 from standby.objects.cloud_answers import BucketMissing
+from standby.objects.cloud_credentials import InvalidCredentials
 from standby.objects.patient import PatientReads
 from standby.objects.probe import probe
 from standby.replica.writer import attach, create
@@ -28,6 +29,7 @@ from tests.objects.contract import names
 from tests.support.clouds import Place
 from tests.support.fault_proxy import Cut, DoneBut, Fault, FaultProxy, Hold, Lose, Refuse, Say, Strip
 from tests.support.replicas import REPLICA, FixedClock, ModelDisk, commit_point, new_id
+from tests.support.tls import tls_front
 
 pytestmark = pytest.mark.slow
 
@@ -263,3 +265,20 @@ def test_a_large_file_is_there_whole_or_not_at_all(store, proxy, direct, tmp_pat
     assert direct.get("log").data == source.read_bytes()
     store.put("view", memoryview(source.read_bytes()))
     assert direct.get("view").data == source.read_bytes()
+
+
+def test_a_certificate_must_be_trusted(moto, tmp_path):
+    place = moto.place()
+    with tls_front(moto.port, tmp_path) as front:
+        secure = place.through(front.endpoint)
+        with pytest.raises(StoreRefused, match="certificate is not trusted.*AWS_CA_BUNDLE"):
+            secure.open().put("a", b"1")
+        secure.environment["AWS_CA_BUNDLE"] = str(front.authority)
+        probe(secure.open())
+
+
+def test_a_bundle_that_is_not_there_is_told(moto, tmp_path):
+    place = moto.place()
+    place.environment["AWS_CA_BUNDLE"] = str(tmp_path / "none.pem")
+    with pytest.raises(InvalidCredentials, match="none.pem"):
+        place.open()

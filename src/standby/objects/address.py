@@ -19,7 +19,13 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 from standby.errors import InvalidRequest
 from standby.objects.base import ObjectStore
 from standby.objects.cloud import USUAL, CloudStore, Transport, connect_azure, connect_s3
-from standby.objects.cloud_credentials import AzureSettings, S3Settings, azure_options, s3_options
+from standby.objects.cloud_credentials import (
+    AzureSettings,
+    S3Settings,
+    azure_options,
+    s3_authority,
+    s3_options,
+)
 from standby.objects.directory import DirectoryStore
 from standby.objects.names import is_name
 from standby.objects.patient import PatientReads
@@ -69,7 +75,8 @@ def cloud_store(address: str, environment: Mapping[str, str], transport: Transpo
     endpoint = query.get("endpoint", "")
     if url.scheme == "s3":
         options = s3_options(environment, endpoint=endpoint, region=query.get("region", ""))
-        return connect_s3(S3Settings(bucket, prefix, options), canonical, transport)
+        s3 = S3Settings(bucket, prefix, options, s3_authority(environment))
+        return connect_s3(s3, canonical, transport)
     settings = AzureSettings(bucket, prefix, azure_options(environment, endpoint=endpoint))
     return connect_azure(settings, canonical, transport)
 

@@ -22,12 +22,13 @@ from standby.objects.base import (
     Conflict,
     Entry,
     Object,
+    StoreRefused,
     StoreUnreachable,
     StoreUnsuitable,
     Version,
 )
 from standby.objects.cloud_answers import answer, meaning
-from standby.objects.cloud_credentials import AzureSettings, S3Settings
+from standby.objects.cloud_credentials import AzureSettings, InvalidCredentials, S3Settings
 from standby.objects.names import check_name, check_prefix, is_name
 
 if TYPE_CHECKING:
@@ -230,7 +231,9 @@ def connect_s3(settings: S3Settings, url: str, transport: Transport = USUAL) -> 
                 "disable_bulk_delete": True,
                 "checksum_algorithm": "sha256",  # a bucket with a default retention takes nothing without one
             },
-            client_options=_client_options(transport, settings.options.get("endpoint", "")),
+            client_options=_client_options(
+                transport, settings.options.get("endpoint", ""), settings.authority
+            ),
             retry_config=_ONCE,
         )
     return CloudStore(client, url)
@@ -251,10 +254,18 @@ def connect_azure(settings: AzureSettings, url: str, transport: Transport = USUA
 
 @contextmanager
 def _made(url: str) -> Iterator[None]:
+    """Nothing is asked of the cloud yet: what fails is what we were given."""
     try:
         yield
-    except BaseError as error:
-        raise meaning(error, "opening the store", url) from None
+    except (BaseError, ValueError) as error:
+        failure = meaning(error, "opening the store", url)
+        if isinstance(failure, StoreRefused):
+            raise failure from None
+        raise InvalidCredentials(
+            "its settings cannot be used: the account's name, a SAS or the endpoint is not what it should be",
+            subject=url,
+            hint="check the environment's AZURE_* or AWS_* variables and the address",
+        ) from None
 
 
 def file_pieces(path: Path) -> Iterator[bytes]:
@@ -269,14 +280,17 @@ def file_pieces(path: Path) -> Iterator[bytes]:
         ) from error
 
 
-def _client_options(transport: Transport, endpoint: str) -> ClientConfig:
-    return {
+def _client_options(transport: Transport, endpoint: str, authority: bytes = b"") -> ClientConfig:
+    options: ClientConfig = {
         "connect_timeout": timedelta(seconds=transport.connect),
         "timeout": timedelta(seconds=transport.request),
         # Clouds close what idles for longer, and a write must not be the one to find out.
         "pool_idle_timeout": timedelta(seconds=15),
         "allow_http": endpoint.startswith("http://"),
     }
+    if authority:
+        options["root_certificate"] = authority
+    return options
 
 
 def _version(meta: PutResult | ObjectMeta) -> Version:

@@ -120,11 +120,11 @@ def meaning(error: Exception, verb: str, subject: str) -> StandbyError:
             subject=subject,
             hint="set AWS_REGION, or ?region= in the store's address",
         )
-    if "certificate" in got.text.lower():
+    if "InvalidCertificate" in got.text:
         return StoreRefused(
             f"{verb}: the server's certificate is not trusted",
             subject=subject,
-            hint="check the endpoint, and the system's trusted certificates",
+            hint="check the endpoint; for an authority of your own set AWS_CA_BUNDLE or SSL_CERT_FILE",
         )
     return StoreUnreachable(
         f"{verb}: {_broken_way(got)}",

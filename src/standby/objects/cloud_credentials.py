@@ -7,6 +7,7 @@ containers and machines (metadata service) and Azure's client secrets. Nothing h
 from __future__ import annotations
 
 import configparser
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -25,15 +26,23 @@ _EMULATOR_KEY: Final = (
 )
 """Published by Microsoft for its emulators; opens nothing else."""
 
+_ENDPOINT: Final = re.compile(
+    r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._/-]*)?"
+)
+"""Strict, as some that are none make obstore panic."""
+
 
 class InvalidCredentials(InvalidRequest):
     """The environment or a credentials file cannot be used as it stands. The message shows no secret."""
 
 
 class S3Settings(NamedTuple):
+    """authority: a certificate, in PEM, that is trusted besides the system's; or empty."""
+
     bucket: str
     prefix: str
     options: S3Config
+    authority: bytes = b""
 
     def __repr__(self) -> str:
         return f"S3Settings({self.bucket!r}, {self.prefix!r})"
@@ -81,6 +90,19 @@ def s3_options(environment: Mapping[str, str], *, endpoint: str = "", region: st
     if endpoint:
         options["endpoint"] = _checked_endpoint(endpoint)
     return options
+
+
+def s3_authority(environment: Mapping[str, str]) -> bytes:
+    """What AWS_CA_BUNDLE names. Raises InvalidCredentials if it cannot be read."""
+    path = environment.get("AWS_CA_BUNDLE")
+    try:
+        return Path(path).read_bytes() if path else b""
+    except OSError as error:
+        raise InvalidCredentials(
+            f"the file {path} cannot be read: {error.strerror}",
+            subject="AWS_CA_BUNDLE",
+            hint="name a file of certificates in PEM, or unset it",
+        ) from error
 
 
 def _aws_files(environment: Mapping[str, str], profile: str) -> dict[str, str]:
@@ -206,7 +228,7 @@ def _no_connection_string(cause: str) -> InvalidCredentials:
 
 
 def _checked_endpoint(endpoint: str) -> str:
-    if not endpoint.startswith(("https://", "http://")) or "@" in endpoint or "?" in endpoint:
+    if not _ENDPOINT.fullmatch(endpoint):
         raise InvalidCredentials(
             "an endpoint is https://HOST or http://HOST, with a port and a path if need be",
             subject="endpoint",
