@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from standby.objects.address import open_store
 from standby.replica.journal import ReplicaLog
 from tests.cli.conftest import PROGRAM, standby
 from tests.cli.test_vm import protect
-from tests.hypervisor.processes import FORMATS, Daemon, Writer, assert_one_instant, contents
+from tests.hypervisor.processes import FORMATS, Daemon, Writer, assert_one_instant, contents, wait_for
+from tests.support.fault_proxy import FaultProxy, Refuse
 from tests.support.replicas import read_whole
 
 pytestmark = pytest.mark.slow
@@ -95,16 +97,44 @@ def test_a_bucket_that_is_not_there_and_wrong_keys_are_told(address):
         assert "8vdM02xNOcqFlqUwJPLl" not in done.err
 
 
-@pytest.mark.parametrize("json", [False, True])
-def test_a_point_goes_to_azure_as_a_vhd(azurite, store, disk, json):
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_point_goes_to_azure_as_a_vhd(azurite, store, disk, as_json):
     place = azurite.place("")
     target = f"{place.address}vda.vhd"
     with mock.patch.dict(os.environ, place.environment):
-        done = standby("replica", "export", store, "web", "--to", target, *(["--json"] if json else []))
+        done = standby("replica", "export", store, "web", "--to", target, *(["--json"] if as_json else []))
         again = standby("replica", "export", store, "web", "--to", target)
     assert done.status == 0, done.err
-    if json:
+    if as_json:
         assert (done.json["blob"], done.json["size"]) == (target, 2 << 20)
     else:
         assert target in done.out.replace("\n", "")
     assert (again.status, "--overwrite" in again.err) == (3, True)
+
+
+def test_an_agent_that_starts_while_the_store_is_away_captures_all_the_same(daemon, moto, tmp_path):
+    place = moto.place()
+    state = tmp_path / "state"
+    with (
+        FaultProxy(moto.port) as proxy,
+        mock.patch.dict(os.environ, place.through(proxy.endpoint).environment),
+    ):
+        protect(daemon, place.address, state, 1)
+        proxy.always = Refuse()
+        agent = subprocess.Popen(
+            [PROGRAM, "vm", "protect", "web", "--qmp", daemon.qmp, "--nbd", daemon.nbd, "--state", state]
+            + ["--store", place.address, "--frequency", "1", "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        told = ""
+        while told != "failed":
+            line = agent.stdout.readline()
+            assert line, "it ended"
+            told = json.loads(line)["event"]
+        wait_for(
+            lambda: standby("vm", "list", "--state", state, "--json").json[0]["queued"] >= 2, "two points"
+        )
+        agent.send_signal(signal.SIGINT)
+        agent.communicate(timeout=60)
+        assert agent.returncode == 0
