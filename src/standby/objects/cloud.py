@@ -7,7 +7,7 @@ whose answer was lost would then come back as a conflict with itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 PART: Final = 8 << 20
 """Bytes of one request of a large upload; up to that much is one request."""
 
-PARTS_AT_ONCE: Final = 2
-"""With PART and Transport.request, the slowest line that still carries a log: 16 MiB in 120 s, 1.1 Mbit/s."""
+PARTS_AT_ONCE: Final = 4
+"""With PART and Transport.request, the slowest line that still carries a log: 32 MiB in 120 s, 2.2 Mbit/s."""
 
 _PIECE: Final = 256 << 10
 
@@ -83,7 +83,7 @@ class CloudStore:
 
         Raises InvalidRequest if the file cannot be read.
         """
-        self.put_stream(name, file_pieces(path))
+        self.put_stream(name, file_pieces(path, PART + 1))
 
     def put_stream(self, name: str, pieces: Iterable[bytes]) -> None:
         """Write the object from pieces, which are asked for as they are sent. It is seen whole or not at all."""
@@ -268,12 +268,14 @@ def _made(url: str) -> Iterator[None]:
         ) from None
 
 
-def file_pieces(path: Path) -> Iterator[bytes]:
-    """The file's content. Raises InvalidRequest if it cannot be read."""
+def file_pieces(path: Path, first: int = _PIECE) -> Iterator[bytes]:
+    """The file's content, in pieces of 256 KiB but for the first. Raises InvalidRequest if it cannot be read."""
     try:
         with path.open("rb", buffering=0) as file:
-            while piece := file.read(_PIECE):
+            size = first
+            while piece := file.read(size):
                 yield piece
+                size = _PIECE
     except OSError as error:
         raise InvalidRequest(
             f"the file to be stored cannot be read: {error.strerror}", subject=str(path)
@@ -308,8 +310,12 @@ def _first_part(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes] | None]
         first.append(piece)
         size += len(piece)
         if size > PART:
-            return b"".join(first), pieces
-    return b"".join(first), None
+            return _joined(first), pieces
+    return _joined(first), None
+
+
+def _joined(pieces: Sequence[bytes]) -> bytes:
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
