@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from standby.demo import guest
+from standby.hypervisor.launch import QemuHost
 from standby.objects.address import open_store
 from standby.recovery import failover
 from standby.recovery.failover import Phase, Request
 from standby.replica.journal import ReplicaLog
 from tests.guest.conftest import BOOT_LIMIT, small_guest  # noqa: F401 - a fixture
 from tests.hypervisor.processes import Daemon, wait_for
-from tests.recovery.test_failover import Described, host, root  # noqa: F401 - fixtures
 from tests.replication.rig import Rig
 
 pytestmark = pytest.mark.guest
 
 
-def test_a_point_boots_from_a_cloud(small_guest, place, root, host, tmp_path):  # noqa: F811
+class Described:
+    """A hypervisor whose disks a storage daemon serves, described as the guest that boots from them."""
+
+    def __init__(self, inner, description, boot_files) -> None:
+        self._inner, self._description, self._files = inner, description, boot_files
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def describe(self, machine):
+        return self._description
+
+    def boot_files(self, machine):
+        return self._files
+
+
+@pytest.fixture
+def run_directories():
+    """A short path, for the sockets in them."""
+    folder = Path(tempfile.mkdtemp(prefix="sb-", dir="/var/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_point_boots_from_a_cloud(small_guest, place, run_directories, tmp_path):  # noqa: F811
+    host = QemuHost(accelerator="tcg")
     formats = {}
     for index, disk in enumerate(small_guest.disks):
         disk.copy(tmp_path / f"disk{index}.img")
@@ -33,7 +61,7 @@ def test_a_point_boots_from_a_cloud(small_guest, place, root, host, tmp_path):  
         rig.protect()
         rig.close()
         daemon.stop()
-        test = failover.start(Request(store.url, "vm", boot_limit=BOOT_LIMIT), root, host)
+        test = failover.start(Request(store.url, "vm", boot_limit=BOOT_LIMIT), run_directories, host)
         assert (test.phase, test.held) == (Phase.RUNNING, True)
         copy = failover.machine(test.run, host)
         assert guest.check_files(copy) > 0
