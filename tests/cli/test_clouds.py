@@ -73,13 +73,15 @@ def served(address, disk, socket) -> bytes:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert server.stdout.readline(), "it ended"
-    client = NbdDisk(socket, "")
-    content = read_whole(client.read, client.size)
-    client.close()
-    server.send_signal(signal.SIGINT)
-    server.communicate(timeout=30)
-    return content
+    try:
+        assert server.stdout.readline(), "it ended"
+        client = NbdDisk(socket, "")
+        content = read_whole(client.read, client.size)
+        client.close()
+        return content
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
 
 
 def test_a_bucket_that_is_not_there_and_wrong_keys_are_told(address):
