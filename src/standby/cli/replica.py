@@ -17,6 +17,7 @@ from standby.errors import Damaged, StandbyError
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.replica.journal import ReplicaLog, newest_machine, replica_names
+from standby.replica.plan import needed_logs
 
 app = typer.Typer(cls=Group)
 
@@ -153,12 +154,9 @@ def _detail(log: ReplicaLog) -> results.ReplicaDetail:
     newest = log.points[-1] if log.points else None
     last = newest or (log.records[-1] if log.records else None)
     formats = {disk.id: disk.format for disk in machine.disks} if machine else {}
+    needed = needed_logs(head, log.records)
     logs = {
-        disk.id: [
-            reference for record in log.records if (state := record.disk(disk.id)) for reference in state.logs
-        ]
-        + [layer.log for layer in head.layers if layer.disk == disk.id]
-        for disk in (last.disks if last else ())
+        disk.id: [one.log for one in needed if one.disk == disk.id] for disk in (last.disks if last else ())
     }
     return results.ReplicaDetail(
         replica=head.name,
@@ -220,9 +218,7 @@ def _print_detail(detail: results.ReplicaDetail) -> None:
             Field("From", detail.origin),
             Field("Created", f"{local(created)} {zone(created)}"),
             Field("Owner", f"{detail.owner or 'nobody yet'}, epoch {detail.epoch}"),
-            Field(
-                "Points", f"{detail.points} (records {detail.floor} to {detail.floor + detail.records - 1})"
-            ),
+            Field("Points", f"{detail.points} ({counted(detail.records, 'record')} from {detail.floor} on)"),
             Field("Oldest", told(detail.oldest) if detail.points > 1 else ""),
             Field("Newest", told(detail.newest)),
             Field("Stored", size(detail.stored)),

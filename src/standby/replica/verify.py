@@ -19,7 +19,7 @@ from standby.replica.documents import LogReference, Record
 from standby.replica.format import BLOCK, BLOCK_SHIFT
 from standby.replica.image import REGION, Image
 from standby.replica.journal import ReplicaLog
-from standby.replica.plan import logs_of
+from standby.replica.plan import logs_of, needed_logs
 
 READ: int = 1 << 20
 SHA_READ: int = 8 << 20
@@ -75,12 +75,7 @@ def verify_logs(log: ReplicaLog, *, workers: int = 4, progress: Progress | None 
 
     progress: told bytes as stored, by any worker.
     """
-    named = [
-        (record.seq, reference)
-        for record in log.records
-        for state in record.disks
-        for reference in state.logs
-    ] + [(layer.last, layer.log) for layer in log.head.layers]
+    named = [(one.seq, one.log) for one in needed_logs(log.head, log.records)]
     with ThreadPoolExecutor(workers) as pool:
         problems = list(pool.map(lambda item: _log_problem(log, item[1], progress), named))
     findings = tuple(

@@ -25,7 +25,7 @@ from standby.replica.documents import (
     digest,
     encode,
 )
-from standby.replica.journal import Place, StoredRecord, check_replica_name, read_chain, read_head
+from standby.replica.journal import Place, StoredRecord, check_replica_name, read_head, read_settled
 from standby.replica.log import SealedLog
 
 _HEAD_READ = failpoints.declare("attach.head_read")
@@ -83,7 +83,7 @@ def attach(
     """
     place = Place(store, name)
     head, version, mine = _claim(place, owner, epoch)
-    chain = read_chain(place, head.floor)
+    chain = list(read_settled(place)[0].chain)
     _LISTED.reach()
     if chain and chain[-1].record.epoch > mine:
         raise _fenced(place, chain[-1].record.epoch, mine, f"record {chain[-1].record.seq}")
@@ -238,7 +238,7 @@ class Writer:
         if changed:
             self.head = decode_head(changed.data, self.place.subject(self.place.head))
             self._version = changed.version
-        if self.head.floor > seq:
-            raise Bug(f"record {seq} lies below the floor {self.head.floor}", subject=self.place.name)
+        if self.head.gone(seq):
+            raise Bug(f"record {seq} was merged away before it was confirmed", subject=self.place.name)
         if self.head.epoch != self.epoch:
             raise _fenced(self.place, self.head.epoch, self.epoch, "the head")
