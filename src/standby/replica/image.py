@@ -74,6 +74,14 @@ class Stack:
                 self._regions[number] = region
         return region
 
+    def touched(self) -> list[int]:
+        """The regions that any log has a block of, in order. Reads every index once."""
+        found: set[int] = set()
+        for log, reader in enumerate(self.logs):
+            for number in range(reader.chunks):
+                found.update(np.unique(self._chunk(log, number)["block"] // REGION_BLOCKS).tolist())
+        return sorted(found)
+
     def frame(self, log: int, number: int) -> memoryview:
         key = (log, number)
         with self._lock:
