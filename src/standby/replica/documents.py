@@ -108,7 +108,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """`replica.json` (format.md 5). `changes` counts its swaps."""
+    """`replica.json` (format.md 5). `changes` counts its swaps, `sweeps` those of them that began a sweep."""
 
     format: int = FORMAT
     replica: UUID
@@ -126,6 +126,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[Layer, ...] = ()
     holds: tuple[Hold, ...] = ()
     merged: tuple[Merged, ...] = ()
+    sweeps: int = 0
 
     def gone(self, seq: int) -> bool:
         """Whether record `seq` lies below the floor or was merged away."""

@@ -19,10 +19,10 @@ from standby import failpoints
 from standby.block.extent import Extent, pieces
 from standby.errors import Damaged, Recoverable
 from standby.objects.base import Conflict, ObjectMissing, ObjectStore
-from standby.replica.documents import Layer, LogReference, encode
+from standby.replica.documents import Head, Layer, LogReference, encode
 from standby.replica.fold import Kept, Tally, fold
 from standby.replica.format import LogHeader
-from standby.replica.journal import Place, ReplicaLog, read_settled
+from standby.replica.journal import Place, ReplicaLog, read_head, read_settled
 from standby.replica.log import LogReader, LogWriter, SealedLog, SpoolFull, open_local
 from standby.replica.merge_plan import (
     WORTHWHILE,
@@ -49,7 +49,7 @@ Keep = Callable[[ReplicaLog], AbstractSet[int]]
 class MergeResult(NamedTuple):
     """ranges: what was folded (none: nothing was worth it). layers, written: new ones, and their bytes.
     taken_over: layers that stand as they were. copied, packed: frames taken over, and compressed anew.
-    attempts: how often it was planned, since the head changed meanwhile."""
+    attempts: how often it was planned, as others merged meanwhile."""
 
     ranges: tuple[Range, ...] = ()
     layers: int = 0
@@ -67,29 +67,56 @@ def merge(
 
     scratch: a folder with room for the logs between two points that stay, and 4 GiB.
     Raises Damaged (nothing was changed), SpoolFull, StoreUnreachable (it may have taken effect; again is right),
-    Recoverable if the head never stands still.
+    Recoverable if others merge and sweep all the time.
     """
     place = Place(store, name)
     for attempt in range(1, ATTEMPTS + 1):
         log, version = read_settled(place)
-        ranges = plan_ranges(log.head, log.records, keep(log), thresholds)
+        stays = keep(log)
+        ranges = plan_ranges(log.head, log.records, stays, thresholds)
         if not ranges:
             return MergeResult(attempts=attempt)
         _PLANNED.reach()
         with tempfile.TemporaryDirectory(prefix="merge-", dir=scratch) as folder:
             run = _Run(log, Path(folder))
-            for wanted in disk_folds(log.head, log.records, ranges):
-                run.fold(wanted)
-        head = merged_head(log.head, log.chain, ranges, run.layers)
-        if not isinstance(store.swap(place.head, encode(head), version), Conflict):
-            _HEAD_SWAPPED.reach()
-            return run.result(ranges, attempt)
+            try:
+                for wanted in disk_folds(log.head, log.records, ranges):
+                    run.fold(wanted)
+            except Damaged:
+                # Another merge may have folded these logs already, and a sweep taken them.
+                if _same_layers(log.head, read_head(place)[0]):
+                    raise
+                run.drop()
+                continue
+        head = log.head
+        while _same_plan(log, head, ranges, stays, thresholds):
+            merged = merged_head(head, log.chain, ranges, run.layers)
+            if not isinstance(store.swap(place.head, encode(merged), version), Conflict):
+                _HEAD_SWAPPED.reach()
+                return run.result(ranges, attempt)
+            head, version = read_head(place)
         run.drop()
     raise Recoverable(
-        f"the head changed during each of {ATTEMPTS} merges",
+        f"other merges and sweeps came between, {ATTEMPTS} times",
         subject=place.subject(place.head),
         hint="merge later",
     )
+
+
+def _same_plan(
+    log: ReplicaLog, head: Head, ranges: Sequence[Range], stays: AbstractSet[int], thresholds: Thresholds
+) -> bool:
+    """M3: whether planning anew from `head` would give what was planned from `log`, and its outputs still lie there.
+
+    Holds come and go, and writers take over, while a large disk is folded: that alone must not make it vain.
+    """
+    if not _same_layers(log.head, head) or head.sweeps != log.head.sweeps:
+        return False
+    return plan_ranges(head, log.records, stays, thresholds) == list(ranges)
+
+
+def _same_layers(one: Head, other: Head) -> bool:
+    return (one.merged, one.layers) == (other.merged, other.layers)
 
 
 class _Run:

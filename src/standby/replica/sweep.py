@@ -156,7 +156,7 @@ def _read(place: Place, entries: list[Entry]) -> tuple[list[Record], bool]:
 
 def _swapped(place: Place, head: Head, version: Version) -> bool:
     """S2: from here on no merge that was planned before can take effect."""
-    changed = msgspec.structs.replace(head, changes=head.changes + 1)
+    changed = msgspec.structs.replace(head, changes=head.changes + 1, sweeps=head.sweeps + 1)
     return not isinstance(place.store.swap(place.head, encode(changed), version), Conflict)
 
 
