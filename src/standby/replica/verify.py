@@ -18,7 +18,7 @@ from standby.objects.base import ObjectMissing
 from standby.replica.documents import LogReference, Record
 from standby.replica.format import BLOCK, BLOCK_SHIFT
 from standby.replica.image import REGION, Image
-from standby.replica.journal import ReplicaLog
+from standby.replica.journal import Place, ReplicaLog
 from standby.replica.plan import logs_of, needed_logs
 
 READ: int = 1 << 20
@@ -92,21 +92,25 @@ def _points_from(log: ReplicaLog, seq: int) -> tuple[int, ...]:
 
 def _log_problem(log: ReplicaLog, reference: LogReference, progress: Progress | None) -> str:
     name = log.place.below(reference.name)
-    store = log.place.store
+    return content_problem(log.place, name, reference.size, reference.sha256, progress)
+
+
+def content_problem(place: Place, name: str, size: int, sha256: str, progress: Progress | None = None) -> str:
+    """What is wrong with an object that should have this length and SHA-256 (hex); "" if nothing is."""
     digest = hashlib.sha256()
     try:
-        size = store.size(name)
-        if size != reference.size:
-            return f"it has {size} bytes instead of {reference.size}"
+        found = place.store.size(name)
+        if found != size:
+            return f"it has {found} bytes instead of {size}"
         for part in pieces([Extent(0, size)], SHA_READ):
-            digest.update(store.get_range(name, part.offset, part.length))
+            digest.update(place.store.get_range(name, part.offset, part.length))
             if progress:
                 progress(part.length)
     except ObjectMissing:
-        return "a record names this log and it is gone"
+        return "it is named by a record or the head, and it is gone"
     except Damaged as error:
         return error.cause
-    return "" if digest.hexdigest() == reference.sha256 else "its bytes are not those that were written"
+    return "" if digest.hexdigest() == sha256 else "its bytes are not those that were written"
 
 
 def _prove_disk(image: Image, workers: int) -> Iterator[tuple[int, Sequence[Damaged]]]:
