@@ -28,7 +28,7 @@ class Tier(NamedTuple):
     age: int
 
     def __str__(self) -> str:
-        kept = f"one point every {spell(self.every)}" if self.every else "every point"
+        kept = f"one point every {_name(self)}" if self.every else "every point"
         return f"{kept} for {spell(self.age)}"
 
 
