@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def main() -> None:
     wanted = {int(seq) for seq in keep}
     merge(opened, "web", lambda log: wanted, scratch=Path(scratch), thresholds=AT_ONCE)
     sweep(opened, "web")
+    sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10))
 
 
 if __name__ == "__main__":

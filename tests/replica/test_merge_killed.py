@@ -10,15 +10,21 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from standby import failpoints
 from standby.errors import Recoverable
-from standby.replica.format import BLOCK
+from standby.replica.documents import DiskState, LogReference
+from standby.replica.format import ALL_PAGES, BLOCK, ZERO_BLOCK_HASH, LogHeader
 from standby.replica.journal import Place, ReplicaLog, hold
+from standby.replica.log import LogWriter
+from standby.replica.pack import pack, zero_rows
 from standby.replica.sweep import sweep
+from standby.replica.writer import Draft
 from tests.replica.test_merge import Replica, objects
-from tests.support.replicas import ModelDisk, read_whole
+from tests.support.replicas import REPLICA, ModelDisk, new_id, new_log_id, read_whole
 
 pytestmark = pytest.mark.slow
 
@@ -161,3 +167,58 @@ def test_beside_a_live_writer_and_readers(tmp_path):
     replica.check()
     log = ReplicaLog.read(replica.store, "web")
     assert objects(replica, "layers") == len(log.head.layers)
+
+
+def test_a_disk_of_a_tebibyte_is_folded_in_512_mebibytes(tmp_path):
+    """Every block of it is in a log, and every 256th has data; first between points, then into the floor."""
+    replica = Replica(tmp_path)
+    size = 1 << 40
+    blocks = np.arange(size >> 16, dtype=np.uint32)
+
+    def scanned(part: npt.NDArray[np.uint32]) -> LogReference:
+        writer = LogWriter(replica.spool / "log", LogHeader(REPLICA, new_log_id(), "vda", size))
+        data = part[::256]
+        writer.append(memoryview(b""), zero_rows(np.setdiff1d(part, data)))
+        content = np.zeros((len(data), BLOCK), np.uint8)
+        content[:, :7] = np.frombuffer(b"content", np.uint8)
+        known = np.full(len(data), np.void(ZERO_BLOCK_HASH), "V16")
+        masks = np.full(len(data), ALL_PAGES, np.uint16)
+        for frame in pack(data, content, masks, known, np.ones(len(data), bool)):
+            writer.append(frame.pages, frame.rows)
+        reference = replica.writer.upload(writer.seal())
+        (replica.spool / "log").unlink()
+        return reference
+
+    def commit(logs: tuple[LogReference, ...]) -> int:
+        disks = (DiskState(id="vda", size=size, logs=logs),)
+        draft = Draft(kind="point", nonce=new_id(), at="2026-11-24T08:00:00+00:00", disks=disks)
+        return replica.writer.commit(draft).seq
+
+    first = commit(())
+    commit(tuple(scanned(part) for part in np.split(blocks, 64)))
+    last = commit((scanned(blocks[: 1 << 16]),))
+    assert peak(replica, {first, last}) < 512
+    log = ReplicaLog.read(replica.store, "web")
+    assert len(log.head.layers) == 16
+    assert peak(replica, {last}) < 512
+    log = ReplicaLog.read(replica.store, "web")
+    assert len(log.head.layers) == 256
+    image = log.image(last, "vda")
+    for block in (0, 1, 256, (size >> 16) - 256, (size >> 16) - 1):
+        content = bytearray(BLOCK)
+        image.read(block << 16, memoryview(content))
+        assert content == (b"content" if block % 256 == 0 else b"").ljust(BLOCK, b"\0")
+
+
+def peak(replica: Replica, keep: set[int]) -> int:
+    """The peak memory, in MiB, of a process that merges and sweeps."""
+    arguments = [str(replica.store.url), str(replica.scratch), *map(str, sorted(keep))]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.replica.merging_child", *arguments],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return int(done.stdout)

@@ -33,7 +33,8 @@ WINDOW_REGIONS: Final = CHUNK_ROWS // REGION_BLOCKS
 """A layer that holds a whole disk is cut at every 4 GiB: what did not change there is taken over as it is."""
 
 PART_BYTES: Final = 1 << 30
-"""Another layer begins behind so many stored bytes, so that folding needs little room on local disk."""
+PART_ROWS: Final = 1 << 20
+"""Another layer begins behind so many stored bytes or rows, so that folding needs little local disk and memory."""
 
 _BITS: Final = ((np.arange(1 << PAGES_PER_BLOCK)[:, None] >> np.arange(PAGES_PER_BLOCK)) & 1).astype(bool)
 
@@ -84,7 +85,7 @@ def fold(
                 continue
             writer = writer or new_writer()
             _Folding(stack, writer, whole, tally).region(number)
-            if not whole and writer.stored >= PART_BYTES:
+            if not whole and (writer.stored >= PART_BYTES or writer.rows >= PART_ROWS):
                 full, writer = writer, None
                 yield full.seal()
         if writer:

@@ -89,6 +89,11 @@ class LogWriter:
         """Bytes written so far."""
         return self._offset
 
+    @property
+    def rows(self) -> int:
+        """Rows appended so far; they are kept in memory until the log is sealed."""
+        return sum(map(len, self._rows))
+
     def append(self, pages: memoryview, rows: Rows) -> None:
         """Add a frame and the rows of the blocks in it.
 
