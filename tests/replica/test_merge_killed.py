@@ -199,7 +199,7 @@ def test_a_disk_of_a_tebibyte_is_folded_in_512_mebibytes(tmp_path):
     last = commit((scanned(blocks[: 1 << 16]),))
     assert peak(replica, {first, last}) < 512
     log = ReplicaLog.read(replica.store, "web")
-    assert len(log.head.layers) == 16
+    assert len(log.head.layers) == 64
     assert peak(replica, {last}) < 512
     log = ReplicaLog.read(replica.store, "web")
     assert len(log.head.layers) == 256

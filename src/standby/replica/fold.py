@@ -33,7 +33,7 @@ WINDOW_REGIONS: Final = CHUNK_ROWS // REGION_BLOCKS
 """A layer that holds a whole disk is cut at every 4 GiB: what did not change there is taken over as it is."""
 
 PART_BYTES: Final = 1 << 30
-PART_ROWS: Final = 1 << 20
+PART_ROWS: Final = 1 << 18
 """Another layer begins behind so many stored bytes or rows, so that folding needs little local disk and memory."""
 
 _BITS: Final = ((np.arange(1 << PAGES_PER_BLOCK)[:, None] >> np.arange(PAGES_PER_BLOCK)) & 1).astype(bool)
