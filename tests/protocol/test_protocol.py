@@ -75,6 +75,6 @@ def test_a_rule_of_commit_left_out_is_found(without: set[commit.Rule], says: str
 
 @pytest.mark.parametrize(("without", "says"), COMPACT_RULES, ids=lambda value: str(value))
 def test_a_rule_of_compaction_left_out_is_found(without: set[compact.Rule], says: str):
-    violation = CompactModel(compact.Bounds(), without).run().violation
+    violation = CompactModel(compact.Bounds(points=3, opens=1), without).run().violation
     assert violation is not None
     assert any(part in violation.what for part in says.split("|"))

@@ -82,7 +82,7 @@ def merge(
             try:
                 for wanted in disk_folds(log.head, log.records, ranges):
                     run.fold(wanted)
-            except Damaged:
+            except (Damaged, ObjectMissing):
                 # Another merge may have folded these logs already, and a sweep taken them.
                 if _same_layers(log.head, read_head(place)[0]):
                     raise
