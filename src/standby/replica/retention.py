@@ -2,8 +2,9 @@
 
 A policy is a list of tiers. A tier keeps one point of every slot of so many seconds, for points up to a
 certain age: grandfather, father and son are three tiers. A slot keeps its first application-consistent
-point, or where it has none its first point. As the best of a slot never depends on when one looks, running
-often or seldom ends with the same points, and what was dropped once is never missed later.
+point, or where it has none its first point. As the best of a slot never depends on when one looks, what was
+dropped once is never missed later, and running often or seldom ends with the same points. (Only where slots of one
+tier cross those of another, as every 5 and every 7 hours, may running often keep a point more.)
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ def parse_tier(text: str) -> Tier:
             "a tier is HOW-OFTEN:HOW-LONG",
             subject=repr(text),
             hint="for example all:2h (every point of the last 2 hours), 1h:3d, 1d:30d; units are s, m, h, d, w",
+        )
+    if age < every:
+        raise InvalidRequest(
+            f"it is to keep one point every {_name(Tier(every, age))} for {spell(age)} only",
+            subject=repr(text),
+            hint="keep points at least as long as they lie apart",
         )
     return Tier(every, age)
 
