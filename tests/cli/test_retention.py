@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import threading
+
 import pytest
 
 from standby.objects.directory import DirectoryStore
-from standby.replica.journal import Place, add_hold
-from tests.cli.conftest import standby
+from standby.replica.journal import Place, ReplicaLog, add_hold
+from tests.cli.conftest import PROGRAM, standby
+from tests.cli.test_vm import protect
+from tests.hypervisor.processes import FORMATS, Daemon, Writer, assert_one_instant
+from tests.support.replicas import read_whole
 
 
 def points(store) -> list[int]:
@@ -55,6 +61,45 @@ def test_merging_to_a_point_and_sweeping(store, disk):
     assert standby("replica", "sweep", store, "web", "--json").json == would
     assert "Deleted 0 logs" in standby("replica", "sweep", store, "web").out
     assert "nothing older than point 3" in standby("replica", "merge", store, "web", "--to", "3").out
+
+
+@pytest.mark.slow
+def test_beside_a_running_agent(store, tmp_path):
+    """Retention runs again and again while a machine is written to and protected: neither is in the other's way."""
+    daemon = Daemon(tmp_path, {name: FORMATS[name] for name in ("qcow", "raw")})
+    over, statuses = threading.Event(), []
+
+    def retain() -> None:
+        while not over.is_set():
+            command = ["replica", "retain", store, "web", "--keep", "all:3s", "--keep", "4s:1m"]
+            done = subprocess.run([PROGRAM, *command], check=False, capture_output=True, text=True)
+            if "no replica named" not in done.stderr:
+                statuses.append((done.returncode, done.stderr))
+
+    thread = threading.Thread(target=retain)
+    try:
+        with Writer(daemon, pause=0.002) as writer:
+            writer.more()
+            thread.start()
+            events = protect(daemon, store, tmp_path / "state", 15)
+    finally:
+        over.set()
+        thread.join(60)
+        daemon.stop()
+    assert not [event for event in events if event["event"] == "failed"]
+    assert {status for status, _ in statuses} == {0}, statuses
+    opened = DirectoryStore(store)
+    log = ReplicaLog.read(opened, "web")
+    assert log.head.merged
+    assert len(log.points) < 15
+    assert standby("replica", "verify", store, "web", "--all", "--logs").status == 0
+    counts = []
+    for point in log.points:
+        images = {disk.id: log.image(point.seq, disk.id) for disk in point.disks}
+        read = {name: bytearray(read_whole(image.read, image.size)) for name, image in images.items()}
+        counts.append(assert_one_instant(writer, read))
+    assert counts == sorted(counts)
+    assert counts[-1] > counts[0]
 
 
 def test_a_reader_that_is_gone_is_released(store, disk):

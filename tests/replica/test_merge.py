@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standby.errors import Damaged, InvalidRequest, Recoverable
+from standby.errors import Damaged, Fenced, InvalidRequest, Recoverable
+from standby.objects.base import StoreUnreachable
 from standby.objects.directory import DirectoryStore
 from standby.replica.documents import decode_record, encode
 from standby.replica.format import BLOCK, PAGE
@@ -20,7 +21,7 @@ from standby.replica.merge import floor_only, merge
 from standby.replica.merge_plan import AT_ONCE, Range
 from standby.replica.sweep import sweep
 from standby.replica.verify import verify_logs, verify_point
-from standby.replica.writer import attach, create
+from standby.replica.writer import Draft, Writer, attach, create
 from tests.support.faulty_store import Call, Fault, FaultyStore, readonly
 from tests.support.replicas import REPLICA, FixedClock, ModelDisk, commit_point, new_id, read_whole
 
@@ -191,6 +192,23 @@ def test_m3_a_hold_added_meanwhile_makes_it_plan_again(ten):
     assert {e.name.removeprefix("web/") for e in ten.store.list("web/layers/")} == referenced
 
 
+def test_m3_outputs_that_cannot_be_deleted_are_left_to_a_sweep(ten):
+    place = Place(ten.store, "web")
+    meanwhile = Call(lambda: add_hold(place, "h", 5, "a reader"))
+    store = FaultyStore(
+        ten.store,
+        [
+            Fault("swap", meanwhile, prefix="web/replica.json"),
+            Fault("delete", readonly(), prefix="web/layers/", times=None),
+        ],
+    )
+    assert ten.merge({11}, store=store).attempts == 2
+    assert objects(ten, "layers") == 3
+    drop_hold(place, "h")
+    assert sweep(ten.store, "web").layers == 1
+    ten.check(stays={5, 11})
+
+
 def test_m3_readers_that_come_and_go_do_not_make_it_vain(ten):
     place = Place(ten.store, "web")
     numbers = iter(range(100))
@@ -295,6 +313,49 @@ def test_logs_that_another_merge_has_folded_meanwhile_are_no_damage(ten):
     assert store.unused() == []
     assert (result.attempts, result.ranges) == (2, (Range(0, 11),))
     ten.check(stays={11})
+
+
+def behind_a_newer_writer(ten) -> Writer:
+    """The writer that was fenced by record 12, which lies between points 11 and 13; its next one is 12."""
+    old = ten.writer
+    ten.attach()
+    disk = ModelDisk("vda", 12 * BLOCK)
+    disk.content[:] = ten.truth[11]["vda"]
+    disk.write(0, b"newer")
+    assert ten.point(disk) == 13
+    ten.point(disk)
+    return old
+
+
+LATE = Draft(kind="point", nonce="late", at="2026-11-24T08:00:00+00:00", disks=())
+
+
+def test_w3_a_late_put_into_a_range_is_fenced_and_swept_away(ten):
+    old = behind_a_newer_writer(ten)
+    ten.merge({*range(2, 12), 14})
+    sweep(ten.store, "web")
+    with pytest.raises(Fenced, match="the head has epoch 2"):
+        old.commit(LATE)
+    assert f"web/points/{12:020d}" in {e.name for e in ten.store.list("web/points/")}
+    ten.check(stays={*range(2, 12), 14})
+    assert sweep(ten.store, "web").records == 1
+
+
+def test_w2_a_record_that_goes_while_a_late_writer_reads_it_is_tried_again(ten):
+    old = behind_a_newer_writer(ten)
+
+    def fold_and_sweep() -> None:
+        ten.merge({*range(2, 12), 14})
+        sweep(ten.store, "web")
+
+    old.place.store = FaultyStore(
+        ten.store, [Fault("get", Call(fold_and_sweep), prefix=f"web/points/{12:020d}")]
+    )
+    with pytest.raises(StoreUnreachable, match="a merge took the record away"):
+        old.commit(LATE)
+    with pytest.raises(Fenced):
+        old.commit(LATE)
+    ten.check(stays={*range(2, 12), 14})
 
 
 def test_a_reader_between_head_and_records_reads_again(ten):

@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,7 +19,7 @@ from ulid import ULID
 from standby import failpoints
 from standby.block.extent import Extent, pieces
 from standby.errors import Damaged, Recoverable
-from standby.objects.base import Conflict, ObjectMissing, ObjectStore
+from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreRefused
 from standby.replica.documents import Head, Layer, LogReference, encode
 from standby.replica.fold import Kept, Tally, fold
 from standby.replica.format import LogHeader
@@ -155,9 +156,10 @@ class _Run:
             file.unlink()
 
     def drop(self) -> None:
-        """M3: the head changed, so these outputs never count."""
+        """M3: the head changed, so these outputs never count. What cannot be deleted now is left to a sweep."""
         for reference in self._made:
-            self._log.place.store.delete(self._log.place.below(reference.name))
+            with suppress(StoreRefused):
+                self._log.place.store.delete(self._log.place.below(reference.name))
 
     def result(self, ranges: Sequence[Range], attempt: int) -> MergeResult:
         return MergeResult(

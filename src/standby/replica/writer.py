@@ -11,7 +11,7 @@ import msgspec
 from standby import failpoints
 from standby.clock import Clock
 from standby.errors import Bug, Fenced, InvalidRequest
-from standby.objects.base import Conflict, ObjectStore, Version
+from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreUnreachable, Version
 from standby.records import MachineDescription
 from standby.replica.documents import (
     NO_PARENT,
@@ -151,7 +151,13 @@ def _fenced(place: Place, theirs: int, mine: int, where: str) -> Fenced:
 
 def _stored_record(place: Place, seq: int) -> StoredRecord:
     name = place.point(seq)
-    data = place.store.get(name).data
+    try:
+        data = place.store.get(name).data
+    except ObjectMissing as error:
+        raise StoreUnreachable(
+            "a merge took the record away while it was read: this writer has stood still for long",
+            subject=place.subject(name),
+        ) from error
     return StoredRecord(decode_record(data, place.subject(name)), digest(data))
 
 
@@ -238,7 +244,7 @@ class Writer:
         if changed:
             self.head = decode_head(changed.data, self.place.subject(self.place.head))
             self._version = changed.version
-        if self.head.gone(seq):
-            raise Bug(f"record {seq} was merged away before it was confirmed", subject=self.place.name)
         if self.head.epoch != self.epoch:
             raise _fenced(self.place, self.head.epoch, self.epoch, "the head")
+        if self.head.gone(seq):
+            raise Bug(f"record {seq} was merged away before it was confirmed", subject=self.place.name)
