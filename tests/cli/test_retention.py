@@ -1,4 +1,4 @@
-"""`standby replica retain`, `merge`, `sweep`, `release` and `scrub`, as a person and a script meet them."""
+"""`standby replica retain`, `merge`, `sweep` and `scrub`, as a person and a script meet them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from standby.objects.directory import DirectoryStore
-from standby.replica.journal import Place, ReplicaLog, add_hold
+from standby.replica.journal import Place, ReplicaLog, add_hold, drop_hold
 from tests.cli.conftest import PROGRAM, standby
 from tests.cli.test_vm import protect
 from tests.hypervisor.processes import FORMATS, Daemon, Writer, assert_one_instant
@@ -102,16 +102,13 @@ def test_beside_a_running_agent(store, tmp_path):
     assert counts[-1] > counts[0]
 
 
-def test_a_reader_that_is_gone_is_released(store, disk):
+def test_what_a_reader_uses_waits_and_is_told(store, disk):
     place = Place(DirectoryStore(store), "web")
     add_hold(place, "h1", 4, "standby replica serve on b")
     standby("replica", "merge", store, "web", "--to", "newest")
     waiting = standby("replica", "sweep", store, "web", columns=200)
     assert "Waiting: 3 replaced logs: in use by standby replica serve on b" in waiting.out
-    assert "(hold h1)" in standby("replica", "show", store, "web", columns=200).out
-    assert standby("replica", "release", store, "web", "h2").status == 3
-    done = standby("replica", "release", store, "web", "h1")
-    assert "no longer held by" in done.out
+    drop_hold(place, "h1")
     assert standby("replica", "sweep", store, "web", "--json").json["logs"] == 3
 
 

@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.add_typer(replica.app, name="replica", help="Replicas in a store: list, verify, restore, serve, retain.")
+app.add_typer(replica.app, name="replica", help="Replicas in a store: list, verify, restore, serve.")
 app.add_typer(store.app, name="store", help="Stores: where replicas are kept.")
 app.command()(demo)
 app.command(name="demo-end")(demo_end)

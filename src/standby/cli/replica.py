@@ -12,7 +12,7 @@ from standby.cli.output import Column, Field, Json, fields, print_json, say, std
 from standby.cli.quantities import age, counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_bytes
 from standby.cli.replica_restore import restore, serve
-from standby.cli.replica_retain import merge, release, retain, sweep
+from standby.cli.replica_retain import merge, retain, sweep
 from standby.cli.replica_scrub import scrub
 from standby.cli.replica_verify import verify
 from standby.errors import Damaged, StandbyError
@@ -99,7 +99,6 @@ app.command()(serve)
 app.command()(retain)
 app.command()(merge)
 app.command()(sweep)
-app.command()(release)
 
 
 def _summary(store: ObjectStore, name: str) -> results.Replica:
@@ -195,7 +194,7 @@ def _detail(log: ReplicaLog) -> results.ReplicaDetail:
             )
             for disk in (last.disks if last else ())
         ),
-        holds=tuple(results.Hold(id=hold.id, point=hold.seq, by=hold.by) for hold in head.holds),
+        holds=tuple(results.Hold(point=hold.seq, by=hold.by) for hold in head.holds),
     )
 
 
@@ -229,7 +228,7 @@ def _print_detail(detail: results.ReplicaDetail) -> None:
             Field("Oldest", told(detail.oldest) if detail.points > 1 else ""),
             Field("Newest", told(detail.newest)),
             Field("Stored", size(detail.stored)),
-            *(Field("In use", f"point {hold.point}, by {hold.by} (hold {hold.id})") for hold in detail.holds),
+            *(Field("In use", f"point {hold.point}, by {hold.by}") for hold in detail.holds),
         ],
     )
     if detail.disks:

@@ -15,9 +15,8 @@ from standby.cli.output import Column, Json, print_json, say, stdout, table
 from standby.cli.quantities import counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress
 from standby.clock import SystemClock
-from standby.errors import InvalidRequest
 from standby.objects.address import open_store
-from standby.replica.journal import Place, ReplicaLog, drop_hold, read_head
+from standby.replica.journal import ReplicaLog
 from standby.replica.merge import MergeResult, floor_only
 from standby.replica.merge import merge as merge_replica
 from standby.replica.merge_plan import AT_ONCE, WORTHWHILE, Range, plan_ranges
@@ -118,30 +117,6 @@ def sweep(store: StoreAddress, replica: ReplicaName, dry_run: DryRun = False, js
         print_json(told)
     else:
         _say_swept(told, dry_run)
-
-
-def release(
-    store: StoreAddress,
-    replica: ReplicaName,
-    hold: Annotated[str, typer.Argument(metavar="HOLD", help="As `standby replica show` tells it.")],
-    json: Json = False,
-) -> None:
-    """End the hold of a reader that is surely gone, so that what it kept can be deleted."""
-    place = Place(open_store(store), replica)
-    head, _ = read_head(place)
-    held = next((one for one in head.holds if one.id == hold), None)
-    if held is None:
-        raise InvalidRequest(
-            f"there is no hold {hold}",
-            subject=replica,
-            hint=f"`standby replica show {place.store.url} {replica}` tells those that there are",
-        )
-    drop_hold(place, hold)
-    if json:
-        ended = results.Hold(id=held.id, point=held.seq, by=held.by)
-        print_json(results.Released(replica=replica, hold=ended))
-    else:
-        say(stdout(), f"Point {held.seq} is no longer held by {held.by}.")
 
 
 def _verdicts(log: ReplicaLog, tiers: Sequence[Tier]) -> list[Verdict]:

@@ -81,7 +81,6 @@ class ReplicaDisk(msgspec.Struct, kw_only=True):
 
 
 class Hold(msgspec.Struct, kw_only=True):
-    id: str
     point: int
     by: str
 
@@ -260,11 +259,6 @@ class CleanedUp(msgspec.Struct, kw_only=True):
 
 class DemoEnded(msgspec.Struct, kw_only=True):
     directory: str
-
-
-class Released(msgspec.Struct, kw_only=True):
-    replica: str
-    hold: Hold
 
 
 class RetentionVerdict(msgspec.Struct, kw_only=True):
