@@ -227,12 +227,14 @@ def _status(connections: Connections, extent: Extent) -> Iterator[tuple[int, int
             )
 
 
+# An nbd.Buffer around the view would never let go of it (libnbd 1.14.2, nbd_internal_py_get_aio_view): each read
+# and write would leave its memory behind.
 def _read(handle: nbd.NBD, offset: int, view: memoryview) -> Any:
-    return handle.aio_pread(nbd.Buffer.from_buffer(view), offset)
+    return handle.aio_pread(view, offset)
 
 
 def _write(handle: nbd.NBD, offset: int, view: memoryview) -> Any:
-    return handle.aio_pwrite(nbd.Buffer.from_buffer(view), offset)
+    return handle.aio_pwrite(view, offset)
 
 
 def _zero(handle: nbd.NBD, offset: int, length: int) -> Any:
