@@ -27,6 +27,7 @@ from standby.replica.documents import (
 )
 from standby.replica.journal import Place, StoredRecord, check_replica_name, read_head, read_settled
 from standby.replica.log import SealedLog
+from standby.replica.plan import last_state
 
 _HEAD_READ = failpoints.declare("attach.head_read")
 _HEAD_SWAPPED = failpoints.declare("attach.head_swapped")
@@ -124,7 +125,8 @@ def attach(
     if head.epoch != mine:
         raise _fenced(place, head.epoch, mine, "the head")
     _ATTACHED.reach()
-    return Writer(place, owner, head, version, chain)
+    newest = last_state([stored.record for stored in chain])
+    return Writer(place, owner, head, version, chain[-1], newest)
 
 
 def _claim(place: Place, owner: str, epoch: int | None, take_over: bool) -> tuple[Head, Version, int]:
@@ -181,27 +183,26 @@ def _stored_record(place: Place, seq: int) -> StoredRecord:
 class Writer:
     """The owner of a replica under one epoch. Used by one thread at a time.
 
-    epoch: this writer's, for ever. head: as last read. chain: every record from the floor to the tail.
+    epoch: this writer's, for ever. head: as last read. newest: the newest record that says what the replica holds
+    (no fence), if there is one. Of the chain only its end is kept: it grows for ever, and there is one writer a
+    machine.
     """
 
     def __init__(
-        self, place: Place, owner: str, head: Head, version: Version, chain: list[StoredRecord]
+        self, place: Place, owner: str, head: Head, version: Version, tail: StoredRecord, newest: Record | None
     ) -> None:
         self.place = place
         self.owner = owner
         self.epoch = head.epoch
         self.head = head
-        self.chain = chain
+        self.newest = newest
+        self._tail = tail
         self._version = version
         self._pending: tuple[str, bytes] | None = None
 
     @property
     def tail(self) -> Record:
-        return self.chain[-1].record
-
-    def committed(self, nonce: str) -> Record | None:
-        """The record that says what `nonce` stands for, if the chain has it."""
-        return next((s.record for s in reversed(self.chain) if s.record.nonce == nonce), None)
+        return self._tail.record
 
     def upload(self, log: SealedLog) -> LogReference:
         """W1: put a sealed log under this epoch. Harmless to repeat."""
@@ -228,7 +229,7 @@ class Writer:
                 replica=self.head.replica,
                 seq=seq,
                 epoch=self.epoch,
-                parent=self.chain[-1].digest,
+                parent=self._tail.digest,
                 writer=self.owner,
                 **draft._asdict(),
             )
@@ -240,7 +241,7 @@ class Writer:
         self._still_mine(seq)
         _HEAD_CHECKED.reach()
         record = decode_record(stored, self.place.subject(self.place.point(seq)))
-        self.chain.append(StoredRecord(record, digest(stored)))
+        self._tail, self.newest = StoredRecord(record, digest(stored)), record
         self._pending = None
         return record
 

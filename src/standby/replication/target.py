@@ -70,8 +70,7 @@ class Target:
         )
         if relationship.taking_over:
             self._books.set_taking_over(self._id, False)
-        newest = last_state([stored.record for stored in writer.chain])
-        nonce = newest.nonce if newest else ""
+        nonce = writer.newest.nonce if writer.newest else ""
         queue = self._books.queue(self._id)
         if queue and nonce == queue[0].nonce:
             # The commit of the head of the queue had won, and its answer was lost with the agent.
@@ -122,10 +121,10 @@ class Target:
         """Upload the entry's logs, commit its record, then forget it. Harmless to repeat."""
         if self._writer is None:
             raise AssertionError("attach() comes first")
-        if (record := self._writer.committed(entry.nonce)) is not None:
+        if (newest := self._writer.newest) and newest.nonce == entry.nonce:
             # It is committed, and the books could not be told.
             self._forget(entry)
-            return record
+            return newest
         states = self._uploaded(self._writer, entry)
         _UPLOADED.reach()
         record = self._writer.commit(
