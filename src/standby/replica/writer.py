@@ -189,7 +189,13 @@ class Writer:
     """
 
     def __init__(
-        self, place: Place, owner: str, head: Head, version: Version, tail: StoredRecord, newest: Record | None
+        self,
+        place: Place,
+        owner: str,
+        head: Head,
+        version: Version,
+        tail: StoredRecord,
+        newest: Record | None,
     ) -> None:
         self.place = place
         self.owner = owner
