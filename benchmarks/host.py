@@ -43,6 +43,7 @@ PAGE = 4096
 SLOW = "slow"
 SLOW_RATE = 1 << 20
 SLOW_CHANGES = 8 << 20
+SECOND = timedelta(seconds=1)
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -109,7 +110,7 @@ def main() -> None:
         after, until, took = Used.by(agent.pid), datetime.now(UTC), time.monotonic() - clock
         stop.set()
         made = {one.name: points(folder / "store", one.name, since, until) for one in machines}
-        report(asked.frequency, took, alone, before, after, made, machines)
+        report(asked.frequency, since, took, alone, before, after, made, machines)
 
 
 @contextmanager
@@ -243,6 +244,7 @@ def points(store: Path, name: str, since: datetime, until: datetime) -> list[dat
 
 def report(
     frequency: int,
+    since: datetime,
     took: float,
     alone: Used,
     before: Used,
@@ -250,8 +252,11 @@ def report(
     made: Mapping[str, list[datetime]],
     machines: list[Machine],
 ) -> None:
-    step = timedelta(seconds=frequency)
-    gaps = {name: [later - earlier for earlier, later in pairwise(points)] for name, points in made.items()}
+    step = frequency * SECOND
+    gaps = {
+        name: [later - earlier for earlier, later in pairwise([since, *points, since + took * SECOND])]
+        for name, points in made.items()
+    }
     # A point is late by what others, the agent's workers and the machine take; one interval more is a miss.
     missed = {
         name: sum(round(gap / step) - 1 for gap in found if gap > 1.5 * step) for name, found in gaps.items()
