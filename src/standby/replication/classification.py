@@ -193,6 +193,11 @@ TABLE: Final[dict[str, Row]] = {
         "a log that waited for the store is gone or cut short",
         "check the volume that it lay on",
     ),
+    "replication.target.LogDamaged": Row(
+        Outcome.RESYNC,
+        "a log that waited for the store is not what was sealed",
+        "check the volume that it lay on",
+    ),
     "replication.diskset.DiskAdded": Row(
         Outcome.RESYNC, "a disk was added to a protected machine", "nothing, or leave it out"
     ),
