@@ -23,6 +23,7 @@ from standby.hypervisor.inventory import SourceDisk
 from standby.hypervisor.qmp import Event, Qmp
 from standby.hypervisor.rounds import Rounds
 from standby.hypervisor.scratch import CutLimits, ScratchFiles, check_room, free
+from standby.hypervisor.thawer import ThawerMissing
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Cutter:
             return False, note
         try:
             freeze.begin()
-        except (GuestAgentSilent, GuestAgentRefused) as error:
+        except (GuestAgentSilent, GuestAgentRefused, ThawerMissing) as error:
             return False, str(error)
         try:
             _frozen.reach()

@@ -132,6 +132,11 @@ TABLE: Final[dict[str, Row]] = {
     "hypervisor.agent.GuestAgentSilent": Row(
         _CYCLE, "the guest agent does not answer; the point is crash-consistent", "see the agent in the guest"
     ),
+    "hypervisor.thawer.ThawerMissing": Row(
+        _CYCLE,
+        "no process could be started that would thaw the guest if this one died; the point is crash-consistent",
+        "see what the host is short of",
+    ),
     "hypervisor.agent.GuestAgentRefused": Row(
         _CYCLE,
         "the guest agent answers with an error; the point is crash-consistent",
