@@ -35,7 +35,7 @@ from standby.objects.base import (
 from standby.objects.directory import DirectoryStore
 from standby.objects.layers import Layer
 from standby.replica.journal import ReplicaLog
-from standby.replication import source
+from standby.replication import precopy, source
 from standby.replication.books import Books
 from standby.replication.enable import Request, enable
 from standby.replication.engine import Engine
@@ -161,7 +161,8 @@ def _append(path: Path, line: str) -> None:
 
 def main(folder: Path, seed: int, *, calm: bool) -> None:
     # Small steps, so that scans have many.
-    source.SCAN_LOG = source.SCAN_STEP = 1 << 20
+    source.SCAN_LOG = source.SCAN_STEP = source.SCAN_READ = 1 << 20
+    precopy.WORTH = 64 << 10  # so that pre-copy is part of it
     rng = random.Random(seed)
     clock = FastClock()
     books = Books(folder / "agent")

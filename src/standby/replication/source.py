@@ -44,6 +44,9 @@ SCAN_READ: Final = 8 << 30
 SCAN_STEP: Final = 256 << 20
 """Bytes of the disk that are scanned between two looks at the log's size."""
 
+HELD_BLOCKS: Final = 1024
+"""Blocks of 64 KiB that a cycle's small rounds keep in memory, to hash and compress them once the cut is released."""
+
 _RECOVERED = failpoints.declare("source.recovered")
 _BEGUN = failpoints.declare("source.begun")
 _LOSS_NOTED = failpoints.declare("source.loss_noted")
@@ -223,8 +226,11 @@ class Source:
             with ExitStack() as stack:
                 for log in logs.values():
                     stack.callback(log.abandon)
+                hold = HELD_BLOCKS // len(relationship.disks)
                 extractors = {
-                    disk.id: Extractor(self._learning.known(disk), logs[disk.id].writer, self._workers)
+                    disk.id: Extractor(
+                        self._learning.known(disk), logs[disk.id].writer, self._workers, hold=hold
+                    )
                     for disk in relationship.disks
                 }
                 churn = dict.fromkeys(extractors, EMPTY)
@@ -241,6 +247,8 @@ class Source:
                     at, reached, note = cut.at, cut.consistency, cut.note
                 window = self._clock.monotonic() - opened
                 _RELEASED.reach()
+                for extractor in extractors.values():
+                    extractor.finish()
                 sealed = {disk_id: done for disk_id, log in logs.items() if (done := log.seal())}
             _SEALED.reach()
             entry = self._entry(
