@@ -6,7 +6,7 @@ import pytest
 
 from standby.hypervisor.tracking import QemuTracking
 from standby.replication import precopy, source
-from tests.hypervisor.processes import SIZE, Writer, assert_one_instant, contents
+from tests.hypervisor.processes import Writer, assert_one_instant, contents
 
 pytestmark = pytest.mark.slow
 
