@@ -9,7 +9,6 @@ point the first k writes of its machine, for the same k on each disk, and k neve
 from __future__ import annotations
 
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -34,12 +33,12 @@ MACHINES = {
     "m2": ("qcow",),
     "m3": ("dynamic", "raw"),
 }
+"""The disks of each, by the formats of tests.hypervisor.processes."""
+
 GROWTH = 1 << 20
 MOST = 16 << 20
 IMAGE_EVERY = 25
 """Points between two that are also read as a whole through the product's own image."""
-
-AFTER_KILL = -signal.SIGKILL
 
 
 class Guest:
@@ -87,7 +86,13 @@ class Guest:
         self._write_on()
 
     def end(self) -> None:
+        """It writes no more; its process goes on."""
         self._rest()
+
+    def close(self) -> None:
+        self._resting.set()
+        self._thread.join()
+        self.daemon.stop()
 
     def now(self) -> dict[str, bytearray]:
         found = {}
@@ -227,9 +232,7 @@ class Soak:
             self._agent.kill()
             self._agent.wait()
         for guest in self.guests.values():
-            guest._resting.set()
-            guest._thread.join()
-            guest.daemon.stop()
+            guest.close()
 
     def errors(self) -> Counter[str]:
         path = self.folder / "errors"

@@ -53,19 +53,18 @@ WEATHER = ("fine", "fine", "refused", "slow", "answers lost", "full", "read-only
 CALM_LIMIT = 150.0
 
 
+ORIGIN = 1764000000
+"""Some time before every soak, in seconds since 1970; agents of one soak have the same."""
+
+
 class FastClock:
-    """SPEED seconds pass in one."""
+    """SPEED seconds pass in one, and the time of one agent goes on in the next."""
 
     def now(self) -> datetime:
-        origin = datetime(2026, 11, 1, tzinfo=UTC)
-        return origin + timedelta(seconds=(time.time() - ORIGIN) * SPEED)
+        return datetime(2026, 11, 1, tzinfo=UTC) + timedelta(seconds=(time.time() - ORIGIN) * SPEED)
 
     def monotonic(self) -> float:
         return time.monotonic() * SPEED
-
-
-ORIGIN = 1764000000
-"""Any instant before the soak."""
 
 
 class Unreliable(Layer):

@@ -70,7 +70,7 @@ class Extractor:
         self._workers = workers
         self._seen = EMPTY
         self._room = hold
-        self._held: list[tuple[DirtyBlocks, npt.NDArray[np.bool_], Content]] = []
+        self._held: list[list[tuple[DirtyBlocks, npt.NDArray[np.bool_], Content]]] = []
 
     def round(self, disk: Disk, dirty: DirtyBlocks, progress: Progress = nothing) -> None:
         """Add the dirty blocks of one round as `disk` has them now.
@@ -83,8 +83,8 @@ class Extractor:
             self._room -= len(dirty.blocks)
             content = empty_content(len(dirty.blocks))
             progress(_read(disk, dirty, content))
-            for at, unit in zip(range(0, len(content), UNIT_BLOCKS), units, strict=True):
-                self._held.append((*unit, content[at : at + UNIT_BLOCKS]))
+            parts = (content[at : at + UNIT_BLOCKS] for at in range(0, len(content), UNIT_BLOCKS))
+            self._held.append([(*unit, part) for unit, part in zip(units, parts, strict=True)])
             return
         self.finish()  # in a log, the later row of a block stands
         self._run(disk, (partial(self._unit, unit, always, progress) for unit, always in units))
@@ -92,9 +92,10 @@ class Extractor:
     def finish(self) -> None:
         """Add what rounds have kept in memory. Not needed after a scan."""
         held, self._held = self._held, []
-        for unit, always, content in held:
-            self._pack(unit, always, content)
-            self._room += len(content)
+        with ThreadPoolExecutor(self._workers) as pool:
+            for units in held:
+                for added in pool.map(lambda one: self._pack(*one), units):
+                    self._room += added
 
     def _units(self, dirty: DirtyBlocks) -> list[tuple[DirtyBlocks, npt.NDArray[np.bool_]]]:
         """A round in parts of UNIT_BLOCKS, and which blocks of each are in the log already."""
@@ -140,9 +141,11 @@ class Extractor:
         self._pack(dirty, always, content)
         progress(amount)
 
-    def _pack(self, dirty: DirtyBlocks, always: npt.NDArray[np.bool_], content: Content) -> None:
+    def _pack(self, dirty: DirtyBlocks, always: npt.NDArray[np.bool_], content: Content) -> int:
+        """How many blocks these were."""
         for frame in pack(dirty.blocks, content, dirty.masks, self._known.lookup(dirty.blocks), always):
             self._log().append(frame.pages, frame.rows)
+        return len(content)
 
     def _scan_span(self, span: Span, progress: Progress, worker: _Worker) -> None:
         dirty = every_block(span.offset // BLOCK, block_count(span.end))
