@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.objects.base import ObjectStore
+from standby.errors import Damaged
+from standby.objects.base import ObjectMissing, ObjectStore
 from standby.replica.documents import DiskState, Record
 from standby.replica.format import block_count
 from standby.replica.image import REGION_BLOCKS
-from standby.replica.journal import ReplicaLog
+from standby.replica.journal import ReplicaLog, read_head
 from standby.replica.plan import last_state
 from standby.replica.writer import Draft, NewId, Writer, attach
 from standby.replication.books import Books
 from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks
-from standby.replication.relationship import UNKNOWN
+from standby.replication.relationship import UNKNOWN, DiskBook
 from standby.replication.resync import Reason
 
 _UPLOADED: Final = failpoints.declare("ship.uploaded")
@@ -88,7 +89,19 @@ class Target:
         """
         relationship = self._books.get(self._id)
         unknown = [disk for disk in relationship.disks if disk.learned == UNKNOWN]
-        log = ReplicaLog.read(self._store, relationship.replica)
+        while True:
+            log = ReplicaLog.read(self._store, relationship.replica)
+            try:
+                self._learn(log, unknown, known)
+            except (Damaged, ObjectMissing):
+                # Without a hold, which a killed agent would leave behind: a merge may take logs away meanwhile.
+                if read_head(log.place)[0].merged == log.head.merged:
+                    raise
+            else:
+                break
+        _REFILLED.reach()
+
+    def _learn(self, log: ReplicaLog, unknown: Sequence[DiskBook], known: Callable[[str], Path]) -> None:
         newest = last_state(log.records)
         for disk in unknown:
             blocks = block_count(disk.size)
@@ -103,7 +116,6 @@ class Target:
             finally:
                 table.close()
             self._books.set_learned(self._id, [disk.id], 0)
-        _REFILLED.reach()
 
     def ship(self, entry: Entry) -> Record:
         """Upload the entry's logs, commit its record, then forget it. Harmless to repeat."""
