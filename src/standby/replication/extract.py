@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from standby.block.disk import Disk
 from standby.block.extent import Extent, Span, total
-from standby.replica.format import BLOCK, block_count
+from standby.replica.format import BLOCK, BlockHash, block_count, block_hash
 from standby.replica.log import LogWriter
 from standby.replica.pack import ZERO_HASH_ITEM, Content, empty_content, pack, zero_rows
 from standby.replication.dirty import (
@@ -57,8 +57,18 @@ _Task = Callable[[_Worker], None]
 class Extractor:
     """Fills one log of one disk. Rounds are extracted one after the other; within one, by all workers."""
 
-    def __init__(self, known: KnownBlocks, log: Callable[[], LogWriter], workers: int = WORKERS) -> None:
-        """`log` makes the log when the first changed block is found, so that no change costs no log."""
+    def __init__(
+        self,
+        known: KnownBlocks,
+        log: Callable[[], LogWriter],
+        workers: int = WORKERS,
+        hashed: BlockHash = block_hash,
+    ) -> None:
+        """`log` makes the log when the first changed block is found, so that no change costs no log.
+
+        hashed: how the replica hashes blocks.
+        """
+        self._hashed = hashed
         self._known = known
         self._log = log
         self._workers = workers
@@ -118,7 +128,8 @@ class Extractor:
         flat = content.reshape(-1).data
         worker.disk.read_all(extents, flat[:amount])
         flat[amount:] = bytes(len(flat) - amount)
-        for frame in pack(dirty.blocks, content, dirty.masks, self._known.lookup(dirty.blocks), always):
+        known = self._known.lookup(dirty.blocks)
+        for frame in pack(dirty.blocks, content, dirty.masks, known, always, self._hashed):
             self._log().append(frame.pages, frame.rows)
         progress(amount)
 

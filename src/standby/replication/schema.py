@@ -47,6 +47,10 @@ ALTER TABLE relationship ADD COLUMN taking_over INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE relationship ADD COLUMN closing INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE relationship ADD COLUMN resync TEXT NOT NULL DEFAULT '';
 """,
+    """
+ALTER TABLE relationship ADD COLUMN wrapped TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE relationship ADD COLUMN key_file TEXT NOT NULL DEFAULT '';
+""",
 )
 """Each brings the tables from the version of its place to the next (PRAGMA user_version)."""
 
