@@ -9,7 +9,7 @@ records inside the range go. A range from 0 on is the floor's advance.
 
 A store may tell versions by content (a hash, as the directory store and S3 do). A head written back unchanged
 then has its old version, and a swap that stalled before still succeeds. Hence the rule `generation`: every
-swap changes the head. In this model the content of the head IS its version.
+swap changes the head. The model compares generations, which are equal exactly when the contents are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 
     first: int
     last: int
-    name: str
+    output: str
     since: int
 
 
@@ -51,15 +51,17 @@ class Head(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """name: makes the layers' names its own. seen: the head it planned from. drop: objects to delete, logs
-    and layers; records: those of merged points, which go last."""
+    """seen: of the head it planned from, the generation (to sweep) or the count of sweeps (to merge).
+    output: the layer it wrote, covering first+1..last. layers: of the head that the merge was planned from.
+    drop: objects to delete, logs and layers; records: those of merged points, which go last."""
 
-    name: str
     at: str = "M1"
     runs: int = 0
-    seen: Head | None = None
+    seen: int = 0
     first: int = 0
     last: int = 0
+    output: str = ""
+    layers: tuple[Layer, ...] = ()
     drop: frozenset[str] = frozenset()
     records: frozenset[int] = frozenset()
 
@@ -68,12 +70,16 @@ class Reader(NamedTuple):
     at: str = "R1"
     opens: int = 0
     point: int = 0
-    seen: Head | None = None
+    seen: int = 0
+    layers: tuple[Layer, ...] = ()
     left: tuple[str, ...] = ()
 
 
 class State(NamedTuple):
+    """made: how many layers were ever written; names are counted, so that none is used twice."""
+
     head: Head
+    made: int
     records: frozenset[int]
     objects: frozenset[str]
     workers: tuple[Worker, Worker]
@@ -92,17 +98,21 @@ class CompactModel:
     def initial(self) -> State:
         return State(
             Head(0),
+            0,
             frozenset(self._points),
             frozenset(log_of(point) for point in self._points),
-            (Worker("x"), Worker("y")),
+            (Worker(), Worker()),
             Reader(),
         )
 
     def steps(self, state: State) -> Iterator[Step[State]]:
         for index, worker in enumerate(state.workers):
+            if index and worker == state.workers[0]:
+                continue  # what the twin can do leads to the same states
             other = state.workers[1 - index]
             for rule, after, changed in self._work(state, worker):
-                pair = (after, other) if index == 0 else (other, after)
+                # Workers are alike, so their order carries nothing: put in one order, half the states remain.
+                pair = (after, other) if _order(after) <= _order(other) else (other, after)
                 yield Step(rule, changed._replace(workers=pair))
         yield from self._read(state)
 
@@ -110,7 +120,7 @@ class CompactModel:
 
     def _work(self, state: State, worker: Worker) -> Iterator[_Move]:
         head = state.head
-        idle = Worker(worker.name, runs=worker.runs)
+        idle = Worker(runs=worker.runs)
         if worker.at == "M1":
             if worker.runs < self._bounds.runs:
                 yield from self._plan(state, idle._replace(runs=worker.runs + 1))
@@ -120,27 +130,27 @@ class CompactModel:
             if _held(head, worker):
                 yield _Move("M2 held", idle, state)
             else:
-                made = state._replace(objects=state.objects | {_output(worker)})
-                yield _Move("M2", worker._replace(at="M3"), made)
+                output = f"m{state.made + 1}"
+                uploaded = state._replace(made=state.made + 1, objects=state.objects | {output})
+                yield _Move("M2", worker._replace(at="M3", output=output), uploaded)
         elif worker.at == "M3":
-            assert worker.seen is not None
             # Planning anew from this head gives the same; and no sweep began that might take the output.
-            same = head.layers == worker.seen.layers
-            unswept = head.sweeps == worker.seen.sweeps or "M3" in self._without
+            same = head.layers == worker.layers
+            unswept = head.sweeps == worker.seen or "M3" in self._without
             if same and unswept and not _held(head, worker):
-                layer = Layer(worker.first, worker.last, _output(worker), head.generation + 1)
+                layer = Layer(worker.first, worker.last, worker.output, head.generation + 1)
                 left = tuple(one for one in head.layers if not _covers(worker, one))
                 merged = head._replace(generation=head.generation + 1, layers=tuple(sorted((*left, layer))))
                 yield _Move("M3", idle, state._replace(head=merged))
             else:
                 yield _Move("M3 conflict", idle, state)
         elif worker.at == "S2":
-            if head == worker.seen:
+            if head.generation == worker.seen:
                 step = 0 if "generation" in self._without else 1
                 swapped = state._replace(
                     head=head._replace(generation=head.generation + step, sweeps=head.sweeps + step)
                 )
-                yield _Move("S2", worker._replace(at="delete", seen=None), swapped)
+                yield _Move("S2", worker._replace(at="delete", seen=0), swapped)
             else:
                 yield _Move("S2 conflict", idle, state)
         elif worker.drop:
@@ -158,10 +168,10 @@ class CompactModel:
         """M1: from one reading of the head a run merges, deletes what was replaced, or sweeps orphans."""
         head = state.head
         there = [p for p in (0, *self._points) if not any(one.first < p < one.last for one in head.layers)]
+        planned = worker._replace(at="M2", seen=head.sweeps, layers=head.layers)
         for first, last in itertools.combinations(there, 2):
-            inner = any(first < point < last for point in there)
-            if inner:
-                yield _Move("M1", worker._replace(at="M2", seen=head, first=first, last=last), state)
+            if any(first < point < last for point in there):
+                yield _Move("M1", planned._replace(first=first, last=last), state)
         replaced = [
             layer
             for layer in head.layers
@@ -173,7 +183,7 @@ class CompactModel:
             yield _Move(
                 "M4", worker._replace(at="delete", drop=frozenset(logs), records=frozenset(inner)), state
             )
-        known = {layer.name for layer in head.layers}
+        known = {layer.output for layer in head.layers}
         orphans = frozenset(name for name in state.objects if name[0] == "m" and name not in known)
         if orphans and "S2" in self._without:
             yield _Move("S2 left out", worker._replace(at="delete", drop=orphans), state)
@@ -181,7 +191,7 @@ class CompactModel:
             "S2 holds" in self._without
             or all(hold.since > layer.since for hold in head.holds for layer in head.layers)
         ):
-            yield _Move("S2 plan", worker._replace(at="S2", seen=head, drop=orphans), state)
+            yield _Move("S2 plan", worker._replace(at="S2", seen=head.generation, drop=orphans), state)
 
     # -- open
 
@@ -192,20 +202,19 @@ class CompactModel:
             if reader.opens < self._bounds.opens:
                 for point in (2, self._bounds.points):
                     if not any(layer.first < point < layer.last for layer in head.layers):
-                        chosen = Reader("R2", reader.opens + 1, point, head)
+                        chosen = Reader("R2", reader.opens + 1, point, head.generation)
                         yield Step("R1", state._replace(reader=chosen))
         elif reader.at == "R2":
             if "R2" in self._without:
-                yield Step("R2 left out", state._replace(reader=reader._replace(at="R3", seen=head)))
-            elif head == reader.seen:
+                yield Step("R2 left out", state._replace(reader=_planning(reader, head)))
+            elif head.generation == reader.seen:
                 hold = Hold(reader.point, head.generation + 1)
                 held = head._replace(generation=head.generation + 1, holds=(*head.holds, hold))
-                yield Step("R2", state._replace(head=held, reader=reader._replace(at="R3", seen=held)))
+                yield Step("R2", state._replace(head=held, reader=_planning(reader, held)))
             else:
                 yield Step("R2 conflict", state._replace(reader=idle))
         elif reader.at == "R3":
-            assert reader.seen is not None
-            need = needed(state.records, reader.seen.layers, reader.point)
+            need = needed(state.records, reader.layers, reader.point)
             if need is None:
                 yield Step("R4", state, f"point {reader.point} cannot be opened under its hold")
             else:
@@ -223,8 +232,8 @@ class CompactModel:
 
     def broken(self, state: State) -> str | None:
         for layer in state.head.layers:
-            if layer.name not in state.objects:
-                return f"layer {layer.name} is referenced but gone"
+            if layer.output not in state.objects:
+                return f"layer {layer.output} is referenced but gone"
         need = needed(state.records, state.head.layers, self._bounds.points)
         if need is None or not state.objects.issuperset(need):
             return "the newest point cannot be opened"
@@ -249,7 +258,7 @@ def needed(records: Set[int], layers: tuple[Layer, ...], point: int) -> tuple[st
         fitting = [layer for layer in layers if layer.first == at and layer.last <= point]
         if fitting:
             best = max(fitting, key=lambda layer: layer.last)
-            need.append(best.name)
+            need.append(best.output)
             at = best.last
         elif at + 1 in records:
             at += 1
@@ -259,8 +268,13 @@ def needed(records: Set[int], layers: tuple[Layer, ...], point: int) -> tuple[st
     return tuple(need)
 
 
-def _output(worker: Worker) -> str:
-    return f"m{worker.name}{worker.runs}"
+def _planning(reader: Reader, head: Head) -> Reader:
+    return Reader("R3", reader.opens, reader.point, layers=head.layers)
+
+
+def _order(worker: Worker) -> tuple[object, ...]:
+    """A total order of workers; sets have none of their own."""
+    return (*worker[:7], sorted(worker.drop), sorted(worker.records))
 
 
 def _covers(worker: Worker, layer: Layer) -> bool:

@@ -99,11 +99,11 @@ app.command()(scrub)
 app.command()(restore)
 app.command()(export)
 app.command()(serve)
-app.command()(holds)
-app.command()(release)
 app.command()(retain)
 app.command()(merge)
 app.command()(sweep)
+app.command()(holds)
+app.command()(release)
 
 
 def _summary(store: ObjectStore, name: str) -> results.Replica:

@@ -196,14 +196,39 @@ class VmDisk(msgspec.Struct, kw_only=True):
     scanned: int
 
 
+class HealthReason(msgspec.Struct, kw_only=True):
+    """level: Warning or Critical."""
+
+    level: str
+    text: str
+
+
+class Interval(msgspec.Struct, kw_only=True):
+    """A monitoring interval so far. Bytes of a point's logs; seconds from its instant to its commit."""
+
+    since: str
+    until: str
+    points: int
+    missed: int
+    late: int
+    stored_average: int
+    stored_largest: int
+    latency_average: float
+    latency_largest: float
+
+
 class Vm(msgspec.Struct, kw_only=True):
     """running: an agent holds the books now. queued: points and scans that wait for the store.
-    newest: the newest point in the store, absent where the store cannot be read (then `store_problem`)."""
+    rpo: seconds that a failover now would lose. newest: the newest point in the store, absent where the store
+    cannot be read (then `store_problem`); newest_at: its instant as the agent knows it."""
 
     machine: str
     id: str
     state: str
     before_pause: str
+    health: str
+    reasons: tuple[HealthReason, ...]
+    rpo: float | None
     running: bool
     store: str
     replica: str
@@ -215,7 +240,10 @@ class Vm(msgspec.Struct, kw_only=True):
     retry_at: str
     error: str
     newest: Point | None
+    newest_at: str
     store_problem: str
+    interval: Interval
+    excluded: tuple[str, ...]
     disks: tuple[VmDisk, ...]
 
 
