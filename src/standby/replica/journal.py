@@ -82,11 +82,14 @@ class Place:
 
     def decode_head(self, stored: bytes) -> Head:
         """R1. With a key the head is proved to be of somebody who has it. Raises Damaged, WrongKey, NotEncrypted."""
-        subject = self.subject(self.head)
-        head = decode_head(stored, subject)
-        if cipher := self.cipher(head):
-            authenticate(head, cipher, subject)
+        head = decode_head(stored, self.subject(self.head))
+        self.authenticate(head)
         return head
+
+    def authenticate(self, head: Head) -> None:
+        """Raises Damaged unless who wrote the head had the key; nothing is proved without a key."""
+        if cipher := self.cipher(head):
+            authenticate(head, cipher, self.subject(self.head))
 
     def cipher(self, head: Head) -> Cipher | None:
         """None if the replica is not encrypted, or no key was given. Raises WrongKey, NotEncrypted."""

@@ -13,6 +13,7 @@ from standby.clock import Clock
 from standby.errors import Bug, Fenced, InvalidRequest
 from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreUnreachable, Version
 from standby.records import MachineDescription
+from standby.replica.cipher import Cipher
 from standby.replica.documents import (
     ENCRYPTED,
     NO_PARENT,
@@ -66,10 +67,12 @@ def create(
     place = Place(store, name, key)
     now = clock.now().isoformat()
     head = Head(replica=replica, name=name, created=now, origin=origin)
+    cipher = None
     if key is not None:
-        wrapped = key.wrap(new_data_key(), replica, now)
+        cipher = Cipher(new_data_key(), replica)
+        wrapped = key.wrap(cipher.data_key, replica, now)
         head = msgspec.structs.replace(head, read_features=(ENCRYPTED,), keys=(wrapped,))
-    if isinstance(store.put_if_absent(place.head, encode(head, place.cipher(head))), Conflict):
+    if isinstance(store.put_if_absent(place.head, encode(head, cipher)), Conflict):
         found, _ = read_head(Place(store, name))
         if found.replica != replica:
             raise InvalidRequest(

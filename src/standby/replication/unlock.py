@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from standby.objects.base import ObjectStore
 from standby.replica.cipher import Cipher
-from standby.replica.keys import GIVE, Key, KeyMissing, remembered
+from standby.replica.journal import Place, read_head
+from standby.replica.keys import GIVE, Key, KeyFile, KeyMissing, remembered
+from standby.replication.books import Books
 from standby.replication.relationship import Relationship
 
 
@@ -23,6 +28,13 @@ def key_of(relationship: Relationship, given: Key | None) -> Key | None:
             hint=f"start it again: {GIVE}",
         )
     return key
+
+
+def set_key_file(books: Books, relationship: Relationship, store: ObjectStore, path: Path) -> None:
+    """Remember another key file, once it is proved to open the replica. Raises KeyRefused, WrongKey, NotEncrypted."""
+    key = KeyFile(path)
+    head, _ = read_head(Place(store, relationship.replica, key))
+    books.set_keys(relationship.id, head.wrapped, str(key.path))
 
 
 def cipher_of(relationship: Relationship, given: Key | None) -> Cipher | None:
