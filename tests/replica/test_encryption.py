@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -431,3 +432,15 @@ def test_a_writer_never_shows_a_log_that_it_gave_up(tmp_path):
     )
     writer.abandon()
     assert not (tmp_path / "a.hrl").exists()
+
+
+def test_the_bytes_of_a_long_boot_file_are_those_of_format_1(monkeypatch):
+    """As of its first release; the golden replica has only short ones."""
+    cipher = Cipher(bytes(range(32)), REPLICA)
+    monkeypatch.setattr("standby.replica.cipher.os.urandom", lambda count: bytes(count))
+    plain, stored = io.BytesIO(b"kernel" * 400_000), io.BytesIO()
+    cipher.encrypt_file(plain, stored)
+    assert len(stored.getvalue()) == 32 + 2_400_000 + 3 * 16
+    assert hashlib.sha256(stored.getvalue()).hexdigest() == (
+        "3babc8cd65d48a22923b44673256f0b8c73cca38d35e17a95d5fbe75889ac5f7"
+    )
