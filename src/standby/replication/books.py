@@ -316,8 +316,8 @@ class Books:
                 oldest=_entry(oldest) if oldest else None,
             )
 
-    def shipped(self, relationship: str, entry: Entry) -> None:
-        """The entry is committed in the store (W3 done): let it go.
+    def shipped(self, relationship: str, entry: Entry, at: str) -> None:
+        """The entry is committed in the store (W3 done), at this time: let it go.
 
         Its logs go with it, so known hashes that have not learned it can only be filled from the store.
         """
@@ -327,7 +327,9 @@ class Books:
                 [(UNKNOWN, relationship, disk.id, entry.ordinal) for disk in entry.disks if disk.logs],
             )
             db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
-            db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (entry.nonce, relationship))
+            self._set(relationship, committed=entry.nonce, synced=at)
+            if entry.kind in ("point", "seal"):
+                self._set(relationship, newest=entry.at)
 
     def drop_logs(self, relationship: str, disks: Collection[str], reason: str, since: int = 0) -> list[Path]:
         """Give up the queued logs of these disks from the entry `since` on: they are compared anew.

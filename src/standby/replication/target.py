@@ -178,7 +178,7 @@ class Target:
     def _forget(self, entry: Entry) -> None:
         """W4."""
         with self._books.learning:
-            self._books.shipped(self._id, entry)
+            self._books.shipped(self._id, entry, self._clock.now().isoformat())
         _NOTED.reach()
         for disk in entry.disks:
             for log in disk.logs:
