@@ -143,4 +143,5 @@ class Rig:
     def close(self) -> None:
         if self.engine:
             self.engine.close()
+            self.engine = None
         self.books.close()

@@ -49,8 +49,6 @@ ALTER TABLE relationship ADD COLUMN newest TEXT NOT NULL DEFAULT '';
 ALTER TABLE relationship ADD COLUMN synced TEXT NOT NULL DEFAULT '';
 ALTER TABLE relationship ADD COLUMN closing INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE relationship ADD COLUMN resync TEXT NOT NULL DEFAULT '';
-""",
-    """
 ALTER TABLE relationship ADD COLUMN wrapped TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE relationship ADD COLUMN key_file TEXT NOT NULL DEFAULT '';
 """,
