@@ -1,4 +1,4 @@
-.PHONY: setup demo check test lint bench
+.PHONY: setup demo check test lint bench soak
 bin := .venv/bin
 
 setup:
@@ -21,6 +21,11 @@ check: lint
 test: lint
 	$(bin)/python -m tests
 
+# Machines, agents and stores that fail at random, then every point checked; SEED repeats a run.
+MINUTES ?= 30
+soak: setup
+	$(bin)/python -m tests.replication.soak $(MINUTES) $(SEED)
+
 # Figures, each beside its rival in the same run; about four minutes.
 bench: setup
 	$(bin)/python benchmarks/host.py --machines 20 --busy 2 --minutes 1
@@ -28,4 +33,5 @@ bench: setup
 	$(bin)/python benchmarks/opening.py
 	$(bin)/python benchmarks/reading.py
 	$(bin)/python benchmarks/serving.py
+	$(bin)/python benchmarks/precopy.py
 	$(bin)/python benchmarks/stores.py

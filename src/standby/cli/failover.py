@@ -9,6 +9,7 @@ import typer
 
 from standby.cli import results
 from standby.cli.help import Group
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.machine import show_findings
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stderr, stdout, table
 from standby.cli.quantities import duration
@@ -39,11 +40,13 @@ def start_test(
     boot_limit: Annotated[
         float, typer.Option("--boot-limit", help="Seconds to wait for the guest agent.")
     ] = 300.0,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Boot a point straight from the store, isolated from every network, beside whatever runs."""
     root = made(_root(state))
-    request = Request(store, replica, point, None if no_agent else boot_limit)
+    request = Request(store, replica, point, None if no_agent else boot_limit, key_of(key_file, passphrase))
     started = failover.start(request, root, QemuHost(), told=None if json else _tell)
     _show(started, json)
 

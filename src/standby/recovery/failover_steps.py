@@ -18,12 +18,12 @@ from standby.hypervisor.host import DiskImage, MachineState, Network, RecoveryHo
 from standby.objects.address import open_store
 from standby.objects.base import ObjectMissing
 from standby.records import BootFile, MachineDescription
-from standby.recovery import prerequisites, serving
+from standby.recovery import prerequisites, secret, serving
 from standby.recovery.prerequisites import NotReady
 from standby.recovery.serving import Source
 from standby.recovery.steps import Facts, Journal, Row, Step, nothing
 from standby.replica import boot
-from standby.replica.journal import Place, ReplicaLog, add_hold, drop_hold, read_head
+from standby.replica.journal import Place, add_hold, drop_hold, read_head, read_settled
 
 CHECK: Final = "Prerequisites check for test failover"
 CREATE: Final = "Create test virtual machine"
@@ -98,7 +98,7 @@ class Work:
 
     def _check(self) -> None:
         place = self._place()
-        log = ReplicaLog.read(place.store, self._order.replica, upto=self._order.seq)
+        log = read_settled(place, upto=self._order.seq)[0]
         record = log.point(str(self._order.seq))
         findings = prerequisites.check(place, record, self._order.machine, self._host, self._run)
         if any(finding.blocks for finding in findings):
@@ -195,7 +195,7 @@ class Work:
         return {"agent": self.clock.now().timestamp() - self._order.asked}
 
     def _place(self) -> Place:
-        return Place(open_store(self._order.store), self._order.replica)
+        return Place(open_store(self._order.store), self._order.replica, secret.key_of(self._run))
 
 
 def _never() -> Facts | None:

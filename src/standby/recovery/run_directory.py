@@ -23,7 +23,9 @@ from standby import failpoints
 from standby.errors import Damaged, InvalidRequest, Recoverable
 from standby.hypervisor.base import MachineNotFound
 from standby.objects.durable import sync
+from standby.recovery import secret
 from standby.recovery.steps import Journal
+from standby.replica.cipher import Cipher
 
 ORDER: Final = "order.json"
 ROWS: Final = "rows.json"
@@ -52,10 +54,14 @@ def new_tag() -> str:
     return secrets.token_hex(8)
 
 
-def make(root: Path, tag: str, order: msgspec.Struct, journal: Journal) -> Path:
-    """The run directory, with its documents, durable. The caller holds the root's lock."""
+def make(root: Path, tag: str, order: msgspec.Struct, journal: Journal, cipher: Cipher | None = None) -> Path:
+    """The run directory, with its documents, durable. The caller holds the root's lock.
+
+    cipher: of an encrypted replica that the recovery reads.
+    """
     fresh = root / f".new-{tag}"
     fresh.mkdir(mode=0o700)
+    secret.write(fresh, cipher)
     write(fresh / ORDER, msgspec.json.encode(order))
     write(fresh / ROWS, msgspec.json.encode(journal))
     _MADE.reach()

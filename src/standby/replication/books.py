@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
+from standby.replica.keys import WrappedKey
 from standby.replication import holder, schema
 from standby.replication.entries import Entry, Queue
 from standby.replication.limits import UNLIMITED, Bandwidth
@@ -144,7 +145,7 @@ class Books:
                 return read
             row = self._db.execute("SELECT * FROM relationship WHERE id = ?", (relationship,)).fetchone()
             disks = self._db.execute(
-                "SELECT id, size, scan, scanned, learned FROM disk WHERE relationship = ? ORDER BY id",
+                "SELECT id, size, scan, scanned, learned, round FROM disk WHERE relationship = ? ORDER BY id",
                 (relationship,),
             ).fetchall()
             troubles = self._db.execute(
@@ -160,6 +161,7 @@ class Books:
             fields["policy"] = msgspec.json.decode(fields["policy"], type=Policy)
             fields["excluded"] = msgspec.json.decode(fields["excluded"], type=tuple[str, ...])
             fields["replica_id"] = UUID(fields["replica_id"])
+            fields["wrapped"] = msgspec.json.decode(fields["wrapped"], type=tuple[WrappedKey, ...])
             standing = {one["side"]: msgspec.json.decode(one["body"], type=Trouble) for one in troubles}
             found = Relationship(
                 status=status,
@@ -179,6 +181,10 @@ class Books:
     def set_policy(self, relationship: str, policy: Policy) -> None:
         self._set(relationship, policy=_json(policy))
 
+    def set_keys(self, relationship: str, wrapped: Sequence[WrappedKey], key_file: str) -> None:
+        """See Relationship. Only ever of the same data key."""
+        self._set(relationship, wrapped=_json(wrapped), key_file=key_file)
+
     def set_connection(self, relationship: str, connection: Connection) -> None:
         self._set(relationship, connection=_json(connection))
 
@@ -194,8 +200,14 @@ class Books:
     def set_taking_over(self, relationship: str, allowed: bool) -> None:
         self._set(relationship, taking_over=allowed)
 
-    def set_active(self, relationship: str, active: int) -> None:
-        self._set(relationship, active=active)
+    def set_begun(self, relationship: str, disks: Collection[str], number: int) -> None:
+        """Change tracking began anew on these disks, with this round."""
+        with self._write() as db:
+            self._set(relationship, active=number)
+            db.executemany(
+                "UPDATE disk SET round = ? WHERE relationship = ? AND id = ?",
+                [(number, relationship, disk) for disk in disks],
+            )
 
     def set_trouble(self, relationship: str, side: Side, trouble: Trouble | None) -> None:
         with self._write() as db:
@@ -274,7 +286,9 @@ class Books:
     def enter_point(self, relationship: str, entry: Entry, active: int) -> Entry:
         """C2: a cut's logs are sealed; changes since are in round `active`. It closes all scans."""
         with self._write() as db:
-            db.execute("UPDATE relationship SET active = ? WHERE id = ?", (active, relationship))
+            if active != self.get(relationship).active:
+                db.execute("UPDATE relationship SET active = ? WHERE id = ?", (active, relationship))
+                db.execute("UPDATE disk SET round = ? WHERE relationship = ?", (active, relationship))
             db.execute("UPDATE disk SET scan = '', scanned = 0 WHERE relationship = ?", (relationship,))
             return self._enter(relationship, entry)
 
@@ -318,8 +332,8 @@ class Books:
                 oldest=_entry(oldest) if oldest else None,
             )
 
-    def shipped(self, relationship: str, entry: Entry) -> None:
-        """The entry is committed in the store (W3 done): let it go.
+    def shipped(self, relationship: str, entry: Entry, at: str) -> None:
+        """The entry is committed in the store (W3 done), at this time: let it go.
 
         Its logs go with it, so known hashes that have not learned it can only be filled from the store.
         """
@@ -329,7 +343,9 @@ class Books:
                 [(UNKNOWN, relationship, disk.id, entry.ordinal) for disk in entry.disks if disk.logs],
             )
             db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
-            db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (entry.nonce, relationship))
+            self._set(relationship, committed=entry.nonce, synced=at)
+            if entry.kind in ("point", "seal"):
+                self._set(relationship, newest=entry.at)
 
     def drop_logs(self, relationship: str, disks: Collection[str], reason: str, since: int = 0) -> list[Path]:
         """Give up the queued logs of these disks from the entry `since` on: they are compared anew.

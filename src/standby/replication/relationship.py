@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from standby.replica.keys import WrappedKey
 from standby.replication.policy import Policy
 from standby.replication.states import Status
 
@@ -47,6 +48,7 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
 
     scan: why all of it must be compared with the replica, or "". scanned: bytes that this scan has done.
     learned: the newest entry whose logs the known hashes include, or UNKNOWN.
+    round: the round of change tracking that holds all changes which are in no log yet; 0 if that is not known.
     """
 
     id: str
@@ -54,6 +56,7 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
     scan: str
     scanned: int
     learned: int
+    round: int = 0
 
     @property
     def scanning(self) -> bool:
@@ -63,9 +66,12 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
 class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     """active: the round of change tracking since which nothing is in a log yet. committed: nonce of the
     newest record that is known to be committed. excluded: disks that are left out.
+    newest: the instant of the newest committed point. synced: when a record was last committed ("" for never).
     closing: ordinal of the entry that closes the scan which ran last, 0 if it is not made or is committed.
     taking_over: an operator let this agent have a replica that another one owns.
     resync: what an operator last said of a resynchronization that waits ("" nothing, "now", "cancelled").
+    wrapped: the keys that open the replica, as its head had them, so that captures need no store; none if it is not
+    encrypted. key_file: where the agent finds its key, "" if it is told at each start.
     """
 
     id: str
@@ -80,12 +86,16 @@ class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     active: int
     committed: str
     excluded: tuple[str, ...]
+    newest: str
+    synced: str
     closing: int
     taking_over: bool
     resync: str
     capture: Trouble | None
     send: Trouble | None
     disks: tuple[DiskBook, ...]
+    wrapped: tuple[WrappedKey, ...] = ()
+    key_file: str = ""
 
     def disk(self, disk_id: str) -> DiskBook:
         return next(disk for disk in self.disks if disk.id == disk_id)

@@ -19,7 +19,10 @@ from standby.clock import Clock
 from standby.errors import Bug, ResyncRequired
 from standby.hypervisor.base import Consistency, Hypervisor, Lost, MachineUnreachable, Tracking, TrackingLost
 from standby.records import MachineDescription
+from standby.replica.cipher import Cipher
 from standby.replica.documents import Kind
+from standby.replica.format import BlockHash, block_hash
+from standby.replica.keys import Key
 from standby.replica.log import SealedLog
 from standby.replication.books import Books
 from standby.replication.dirty import EMPTY, DirtyBlocks, dirty_blocks, together
@@ -34,12 +37,19 @@ from standby.replication.resync import Reason, of_lost
 from standby.replication.room import Volume
 from standby.replication.spool import Spool
 from standby.replication.statistics import DiskChange, change_of
+from standby.replication.unlock import cipher_of
 
 SCAN_LOG: Final = 512 << 20
 """Stored bytes after which a scan seals its log and commits its progress."""
 
+SCAN_READ: Final = 8 << 30
+"""Bytes read after which it does so however little it found: what a kill costs, and how long a pause takes."""
+
 SCAN_STEP: Final = 256 << 20
 """Bytes of the disk that are scanned between two looks at the log's size."""
+
+HELD_BLOCKS: Final = 1024
+"""Blocks of 64 KiB that a cycle's small rounds keep in memory, to hash and compress them once the cut is released."""
 
 _RECOVERED = failpoints.declare("source.recovered")
 _BEGUN = failpoints.declare("source.begun")
@@ -85,7 +95,10 @@ class CycleReport(NamedTuple):
 
 
 class Source:
-    """Used by one thread at a time. `describe` tells the machine as a point should keep it."""
+    """Used by one thread at a time. `describe` tells the machine as a point should keep it.
+
+    key: opens an encrypted replica; without it the key file that the books name is read.
+    """
 
     def __init__(
         self,
@@ -96,6 +109,7 @@ class Source:
         clock: Clock,
         *,
         workers: int = WORKERS,
+        key: Key | None = None,
     ) -> None:
         self._books = books
         self._id = relationship
@@ -105,7 +119,8 @@ class Source:
         self._workers = workers
         self._tracking: Tracking | None = None
         self._spool = Spool(books, describe)
-        self._learning = Learning(books, relationship)
+        self._key = key
+        self._learning = Learning(books, relationship, key)
 
     @property
     def ready(self) -> bool:
@@ -127,7 +142,11 @@ class Source:
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
             stack.callback(tracking.close)
-            found = tracking.recover(relationship.active, {disk.id: disk.size for disk in relationship.disks})
+            found = tracking.recover(
+                relationship.active,
+                {disk.id: disk.size for disk in relationship.disks},
+                {disk.id: disk.round for disk in relationship.disks if disk.round},
+            )
             _RECOVERED.reach()
             let_detached_go(
                 self._books, relationship, [disk for disk, why in found.items() if why is Lost.DETACHED]
@@ -146,7 +165,7 @@ class Source:
                 number = relationship.active + 1
                 tracking.begin(number, sorted(lost))
                 _BEGUN.reach()
-                self._books.set_active(self._id, number)
+                self._books.set_begun(self._id, sorted(lost), number)
                 _LOSS_NOTED.reach()
             stack.pop_all()
         self._tracking = tracking
@@ -158,7 +177,7 @@ class Source:
         progress: ScanProgress = no_progress,
         enough: Callable[[], bool] = lambda: False,
     ) -> Entry | None:
-        """Scan on from where the books say, until the log is full, the disk is done or it is enough (C4, C6).
+        """Scan on from where the books say, until the log is full, much is read or it is enough (C4, C6).
 
         Returns the entry with what differed, or None if nothing did.
         """
@@ -167,13 +186,19 @@ class Source:
             self._refuse_unknown(relationship)
             disk = relationship.disk(disk_id)
             known = self._learning.known(disk)
-            log = self._spool.new_log(relationship, disk_id, disk.size)
+            cipher = cipher_of(relationship, self._key)
+            log = self._spool.new_log(relationship, disk_id, disk.size, cipher)
             at = disk.scanned
             with ExitStack() as stack:
                 stack.callback(log.abandon)
                 live = {one: stack.enter_context(closing(handle)) for one, handle in tracking.live().items()}
-                extractor = Extractor(known, log.writer, self._workers)
-                while at < disk.size and log.stored < SCAN_LOG and not enough():
+                extractor = Extractor(known, log.writer, self._workers, hashed=_hashed(cipher))
+                while (
+                    at < disk.size
+                    and log.stored < SCAN_LOG
+                    and at - disk.scanned < SCAN_READ
+                    and not enough()
+                ):
                     end = min(at + SCAN_STEP, disk.size)
                     extractor.scan(
                         live[disk_id], Extent(at, end - at), lambda count: progress(disk_id, count)
@@ -205,14 +230,23 @@ class Source:
             pending = sum(tracking.pending().values())
             if not pending and consistency is Consistency.CRASH:
                 return self._quiet_point(relationship, machine, kind, asked)
+            cipher = cipher_of(relationship, self._key)
             logs = {
-                disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks
+                disk.id: self._spool.new_log(relationship, disk.id, disk.size, cipher)
+                for disk in relationship.disks
             }
             with ExitStack() as stack:
                 for log in logs.values():
                     stack.callback(log.abandon)
+                hold = HELD_BLOCKS // len(relationship.disks)
                 extractors = {
-                    disk.id: Extractor(self._learning.known(disk), logs[disk.id].writer, self._workers)
+                    disk.id: Extractor(
+                        self._learning.known(disk),
+                        logs[disk.id].writer,
+                        self._workers,
+                        hold=hold,
+                        hashed=_hashed(cipher),
+                    )
                     for disk in relationship.disks
                 }
                 churn = dict.fromkeys(extractors, EMPTY)
@@ -229,6 +263,8 @@ class Source:
                     at, reached, note = cut.at, cut.consistency, cut.note
                 window = self._clock.monotonic() - opened
                 _RELEASED.reach()
+                for extractor in extractors.values():
+                    extractor.finish()
                 sealed = {disk_id: done for disk_id, log in logs.items() if (done := log.seal())}
             _SEALED.reach()
             entry = self._entry(
@@ -421,6 +457,10 @@ class Source:
             tried="what waited of this disk is dropped, with the points that it would have become",
             hint="nothing to do: the disk is compared with the replica by hashes; its points stay",
         )
+
+
+def _hashed(cipher: Cipher | None) -> BlockHash:
+    return cipher.block_hash if cipher else block_hash
 
 
 def _length(path: Path) -> int:

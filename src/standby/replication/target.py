@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import file_digest
 from pathlib import Path
 from typing import Final
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import Damaged
+from standby.errors import Damaged, ResyncRequired
 from standby.objects.base import ObjectMissing, ObjectStore
 from standby.replica.documents import DiskState, Record
 from standby.replica.format import block_count
 from standby.replica.image import REGION_BLOCKS
 from standby.replica.journal import ReplicaLog, read_head
+from standby.replica.keys import Key
 from standby.replica.plan import last_state
 from standby.replica.writer import Draft, NewId, Writer, attach
 from standby.replication.books import Books
@@ -22,6 +24,7 @@ from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks
 from standby.replication.relationship import UNKNOWN, DiskBook
 from standby.replication.resync import Reason
+from standby.replication.unlock import key_of
 
 _UPLOADED: Final = failpoints.declare("ship.uploaded")
 _COMMITTED: Final = failpoints.declare("ship.committed")
@@ -30,11 +33,22 @@ _DELETED: Final = failpoints.declare("ship.deleted")
 _REFILLED: Final = failpoints.declare("target.refilled")
 
 
+class LogDamaged(ResyncRequired):
+    """A log that waited for the store is no longer what was sealed."""
+
+
 class Target:
-    """Used by one thread at a time."""
+    """Used by one thread at a time. key: opens an encrypted replica; without it the key file of the books is read."""
 
     def __init__(
-        self, books: Books, relationship: str, store: ObjectStore, owner: str, clock: Clock, new_id: NewId
+        self,
+        books: Books,
+        relationship: str,
+        store: ObjectStore,
+        owner: str,
+        clock: Clock,
+        new_id: NewId,
+        key: Key | None = None,
     ) -> None:
         self._books = books
         self._id = relationship
@@ -42,6 +56,7 @@ class Target:
         self._owner = f"{owner}, {relationship}"
         self._clock = clock
         self._new_id = new_id
+        self._key = key
         self._writer: Writer | None = None
 
     @property
@@ -67,7 +82,11 @@ class Target:
             new_id=self._new_id,
             epoch=epoch,
             take_over=relationship.taking_over,
+            key=key_of(relationship, self._key),
         )
+        if writer.head.wrapped != relationship.wrapped:
+            # Keys were changed since: the next start needs those that are left, also while the store is away.
+            self._books.set_keys(self._id, writer.head.wrapped, relationship.key_file)
         if relationship.taking_over:
             self._books.set_taking_over(self._id, False)
         nonce = writer.newest.nonce if writer.newest else ""
@@ -90,7 +109,7 @@ class Target:
         relationship = self._books.get(self._id)
         unknown = [disk for disk in relationship.disks if disk.learned == UNKNOWN]
         while True:
-            log = ReplicaLog.read(self._store, relationship.replica)
+            log = ReplicaLog.read(self._store, relationship.replica, key=key_of(relationship, self._key))
             try:
                 self._learn(log, unknown, known)
             except (Damaged, ObjectMissing):
@@ -118,13 +137,17 @@ class Target:
             self._books.set_learned(self._id, [disk.id], 0)
 
     def ship(self, entry: Entry) -> Record:
-        """Upload the entry's logs, commit its record, then forget it. Harmless to repeat."""
+        """Upload the entry's logs, commit its record, then forget it. Harmless to repeat.
+
+        Raises LogDamaged, before anything is sent, if one is not what was sealed; it is removed.
+        """
         if self._writer is None:
             raise AssertionError("attach() comes first")
         if (newest := self._writer.newest) and newest.nonce == entry.nonce:
             # It is committed, and the books could not be told.
             self._forget(entry)
             return newest
+        self._refuse_damaged(entry)
         states = self._uploaded(self._writer, entry)
         _UPLOADED.reach()
         record = self._writer.commit(
@@ -160,10 +183,30 @@ class Target:
         """Forget the attachment: the next one takes a new epoch."""
         self._writer = None
 
+    def _refuse_damaged(self, entry: Entry) -> None:
+        """What lay here for days is not trusted: once committed, only a verification would find it."""
+        for disk in entry.disks:
+            for log in disk.logs:
+                path = Path(log.path)
+                try:
+                    with path.open("rb") as file:
+                        intact = file_digest(file, "sha256").hexdigest() == log.sha256
+                except FileNotFoundError:
+                    intact = False
+                if not intact:
+                    # Gone, it is found to be lost when the queue is looked through (source.py).
+                    path.unlink(missing_ok=True)
+                    raise LogDamaged(
+                        "a log that waited for the store is not what was sealed",
+                        subject=f"{self._books.get(self._id).machine}, disk {disk.id}, {log.path}",
+                        tried="nothing of it was sent; it is removed, and the disk is compared with the replica",
+                        hint="check the volume that it lay on, and who else writes there",
+                    )
+
     def _forget(self, entry: Entry) -> None:
         """W4."""
         with self._books.learning:
-            self._books.shipped(self._id, entry)
+            self._books.shipped(self._id, entry, self._clock.now().isoformat())
         _NOTED.reach()
         for disk in entry.disks:
             for log in disk.logs:
