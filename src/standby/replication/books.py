@@ -140,7 +140,7 @@ class Books:
         with self._reading():
             row = self._db.execute("SELECT * FROM relationship WHERE id = ?", (relationship,)).fetchone()
             disks = self._db.execute(
-                "SELECT id, size, scan, scanned, learned FROM disk WHERE relationship = ? ORDER BY id",
+                "SELECT id, size, scan, scanned, learned, round FROM disk WHERE relationship = ? ORDER BY id",
                 (relationship,),
             ).fetchall()
             troubles = self._db.execute(
@@ -192,8 +192,14 @@ class Books:
     def set_taking_over(self, relationship: str, allowed: bool) -> None:
         self._set(relationship, taking_over=allowed)
 
-    def set_active(self, relationship: str, active: int) -> None:
-        self._set(relationship, active=active)
+    def set_begun(self, relationship: str, disks: Collection[str], number: int) -> None:
+        """Change tracking began anew on these disks, with this round."""
+        with self._write() as db:
+            self._set(relationship, active=number)
+            db.executemany(
+                "UPDATE disk SET round = ? WHERE relationship = ? AND id = ?",
+                [(number, relationship, disk) for disk in disks],
+            )
 
     def set_trouble(self, relationship: str, side: Side, trouble: Trouble | None) -> None:
         with self._write() as db:
@@ -272,7 +278,9 @@ class Books:
     def enter_point(self, relationship: str, entry: Entry, active: int) -> Entry:
         """C2: a cut's logs are sealed; changes since are in round `active`. It closes all scans."""
         with self._write() as db:
-            db.execute("UPDATE relationship SET active = ? WHERE id = ?", (active, relationship))
+            if active != self.get(relationship).active:
+                db.execute("UPDATE relationship SET active = ? WHERE id = ?", (active, relationship))
+                db.execute("UPDATE disk SET round = ? WHERE relationship = ?", (active, relationship))
             db.execute("UPDATE disk SET scan = '', scanned = 0 WHERE relationship = ?", (relationship,))
             return self._enter(relationship, entry)
 

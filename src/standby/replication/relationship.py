@@ -48,6 +48,7 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
 
     scan: why all of it must be compared with the replica, or "". scanned: bytes that this scan has done.
     learned: the newest entry whose logs the known hashes include, or UNKNOWN.
+    round: the round of change tracking that holds all changes which are in no log yet; 0 if that is not known.
     """
 
     id: str
@@ -55,6 +56,7 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
     scan: str
     scanned: int
     learned: int
+    round: int = 0
 
     @property
     def scanning(self) -> bool:

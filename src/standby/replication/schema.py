@@ -52,6 +52,7 @@ ALTER TABLE relationship ADD COLUMN resync TEXT NOT NULL DEFAULT '';
 ALTER TABLE relationship ADD COLUMN wrapped TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE relationship ADD COLUMN key_file TEXT NOT NULL DEFAULT '';
 """,
+    "ALTER TABLE disk ADD COLUMN round INTEGER NOT NULL DEFAULT 0;",
 )
 """Each brings the tables from the version of its place to the next (PRAGMA user_version)."""
 
