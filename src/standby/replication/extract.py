@@ -69,8 +69,8 @@ class Extractor:
         """`log` makes the log when the first changed block is found, so that no change costs no log.
 
         hold: how many blocks small rounds may keep in memory until `finish`: then they only cost the reading
-        while the guest waits for the cut's end, or dirties what the next round will have to read.
-        hashed: how the replica hashes blocks.
+        while the guest waits for the cut's end, or dirties what the next round will have to read. hashed: how
+        the replica hashes blocks.
         """
         self._hashed = hashed
         self._known = known
