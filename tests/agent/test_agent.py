@@ -233,6 +233,7 @@ def test_an_encrypted_replica_survives_restarts_and_a_change_of_keys(agent, tmp_
     daemon = agent.machine("a")
     agent.start()
     assert agent.protect("a", "--frequency", 1, "--key-file", old.path).status == 0
+    assert (agent.shown("a")["encrypted"], agent.shown("a")["key_file"]) == (True, str(old.path))
     wait_for(lambda: agent.caught_up("a", old))
     again = agent.protect("a", "--key-file", old.path)
     assert again.status == 3

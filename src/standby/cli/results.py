@@ -261,6 +261,8 @@ class Vm(msgspec.Struct, kw_only=True):
     replica: str
     frequency: int
     spool: str
+    encrypted: bool
+    key_file: str
     queued: int
     queued_bytes: int
     failures: int

@@ -240,7 +240,7 @@ def new_data_key() -> bytes:
 
 def key_id(material: bytes) -> str:
     """What tells keys apart in public, hex; it says nothing of the key."""
-    return derive(material, b"", b"standby key id 1", 8).hex()
+    return derive(material, b"", b"standby id 1", 8).hex()
 
 
 def names_of(wrapped: Sequence[WrappedKey]) -> str:
