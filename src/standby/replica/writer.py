@@ -26,7 +26,7 @@ from standby.replica.documents import (
     encode,
 )
 from standby.replica.journal import Place, StoredRecord, check_replica_name, read_chain, read_head
-from standby.replica.log import SealedLog
+from standby.replica.log import LogDamaged, SealedLog
 
 _HEAD_READ = failpoints.declare("attach.head_read")
 _HEAD_SWAPPED = failpoints.declare("attach.head_swapped")
@@ -198,9 +198,15 @@ class Writer:
         return next((s.record for s in reversed(self.chain) if s.record.nonce == nonce), None)
 
     def upload(self, log: SealedLog) -> LogReference:
-        """W1: put a sealed log under this epoch. Harmless to repeat."""
+        """W1: put a sealed log under this epoch. Harmless to repeat. Raises LogDamaged."""
         name = self.place.log(self.epoch, log.log_id)
-        self.place.store.put_file(self.place.below(name), log.path)
+        log.check()
+        try:
+            self.place.store.put_file(self.place.below(name), log.path)
+        except InvalidRequest as error:
+            if log.path.exists():
+                raise
+            raise LogDamaged(log, "was taken away while it was sent") from error
         _LOG_PUT.reach()
         return LogReference(
             name=name, size=log.size, sha256=log.sha256, root=log.root, rows=log.rows, data=log.data
