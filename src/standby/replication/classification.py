@@ -80,6 +80,15 @@ TABLE: Final[dict[str, Row]] = {
         "no answer from the store, or one that says try later",
         "check the network and the store's state",
     ),
+    "objects.base.StoreBusy": Row(
+        _RETRY, "the store asks to be left alone for a while (429, 503)", "see its limits, or send less"
+    ),
+    "objects.cloud_answers.BucketMissing": Row(
+        _CRITICAL, "the bucket or container is gone", "make it again, or correct the address"
+    ),
+    "objects.cloud_credentials.InvalidCredentials": Row(
+        _REFUSED, "the cloud's settings name no usable credentials", "correct what the message names"
+    ),
     "objects.base.StoreFull": Row(
         _RETRY, "no space or quota is left in the store", "make room there, or keep fewer points"
     ),
@@ -232,6 +241,10 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.export.ExportTaken": Row(
         _REFUSED, "the target is there already", "choose another, or remove it"
     ),
+    "agent.control.AgentSilent": Row(
+        _RETRY, "the agent does not answer on its control socket", "see whether its process runs"
+    ),
+    "recovery.page_blob.BlobTaken": Row(_REFUSED, "the blob is there already", "choose another name"),
     "recovery.export.ExportDiffers": Row(
         _CRITICAL, "what was read back was not exported so", "check the target's storage"
     ),
