@@ -10,7 +10,7 @@ import msgspec
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import Bug, Fenced, InvalidRequest
+from standby.errors import Bug, Fenced, InvalidRequest, Recoverable
 from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreUnreachable, Version
 from standby.records import MachineDescription
 from standby.replica.documents import (
@@ -209,7 +209,7 @@ class Writer:
         log.check()
         try:
             self.place.store.put_file(self.place.below(name), log.path)
-        except InvalidRequest as error:
+        except (InvalidRequest, Recoverable) as error:
             if log.path.exists():
                 raise
             raise LogDamaged(log, "was taken away while it was sent") from error
