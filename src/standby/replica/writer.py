@@ -10,7 +10,7 @@ import msgspec
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import Bug, Fenced, InvalidRequest
+from standby.errors import Bug, Fenced, InvalidRequest, Recoverable
 from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreUnreachable, Version
 from standby.records import MachineDescription
 from standby.replica.cipher import Cipher
@@ -28,7 +28,7 @@ from standby.replica.documents import (
 )
 from standby.replica.journal import Place, StoredRecord, check_replica_name, read_head, read_settled
 from standby.replica.keys import Key, new_data_key
-from standby.replica.log import SealedLog
+from standby.replica.log import LogDamaged, SealedLog
 from standby.replica.plan import last_state
 
 _HEAD_READ = failpoints.declare("attach.head_read")
@@ -227,9 +227,15 @@ class Writer:
         return self._tail.record
 
     def upload(self, log: SealedLog) -> LogReference:
-        """W1: put a sealed log under this epoch. Harmless to repeat."""
+        """W1: put a sealed log under this epoch. Harmless to repeat. Raises LogDamaged."""
         name = self.place.log(self.epoch, log.log_id)
-        self.place.store.put_file(self.place.below(name), log.path)
+        log.check()
+        try:
+            self.place.store.put_file(self.place.below(name), log.path)
+        except (InvalidRequest, Recoverable) as error:
+            if log.path.exists():
+                raise
+            raise LogDamaged(log, "was taken away while it was sent") from error
         _LOG_PUT.reach()
         return LogReference(
             name=name, size=log.size, sha256=log.sha256, root=log.root, rows=log.rows, data=log.data

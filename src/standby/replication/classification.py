@@ -227,7 +227,7 @@ TABLE: Final[dict[str, Row]] = {
         "a log that waited for the store is gone or cut short",
         "check the volume that it lay on",
     ),
-    "replication.target.LogDamaged": Row(
+    "replica.log.LogDamaged": Row(
         Outcome.RESYNC,
         "a log that waited for the store is not what was sealed",
         "check the volume that it lay on",

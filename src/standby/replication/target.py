@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import file_digest
 from pathlib import Path
 from typing import Final
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import Damaged, ResyncRequired
+from standby.errors import Damaged
 from standby.objects.base import ObjectMissing, ObjectStore
 from standby.replica.documents import DiskState, Record
 from standby.replica.format import block_count
 from standby.replica.image import REGION_BLOCKS
 from standby.replica.journal import ReplicaLog, read_head
 from standby.replica.keys import Key
+from standby.replica.log import LogDamaged
 from standby.replica.plan import last_state
 from standby.replica.writer import Draft, NewId, Writer, attach
 from standby.replication.books import Books
@@ -31,10 +31,6 @@ _COMMITTED: Final = failpoints.declare("ship.committed")
 _NOTED: Final = failpoints.declare("ship.noted")
 _DELETED: Final = failpoints.declare("ship.deleted")
 _REFILLED: Final = failpoints.declare("target.refilled")
-
-
-class LogDamaged(ResyncRequired):
-    """A log that waited for the store is no longer what was sealed."""
 
 
 class Target:
@@ -139,7 +135,7 @@ class Target:
     def ship(self, entry: Entry) -> Record:
         """Upload the entry's logs, commit its record, then forget it. Harmless to repeat.
 
-        Raises LogDamaged, before anything is sent, if one is not what was sealed; it is removed.
+        Raises LogDamaged, before anything is committed, if one is not what was sealed; it is removed.
         """
         if self._writer is None:
             raise AssertionError("attach() comes first")
@@ -147,8 +143,12 @@ class Target:
             # It is committed, and the books could not be told.
             self._forget(entry)
             return newest
-        self._refuse_damaged(entry)
-        states = self._uploaded(self._writer, entry)
+        try:
+            states = self._uploaded(self._writer, entry)
+        except LogDamaged as error:
+            # Gone, it is found to be lost when the queue is looked through (source.py).
+            error.path.unlink(missing_ok=True)
+            raise
         _UPLOADED.reach()
         record = self._writer.commit(
             Draft(
@@ -182,26 +182,6 @@ class Target:
     def let_go(self) -> None:
         """Forget the attachment: the next one takes a new epoch."""
         self._writer = None
-
-    def _refuse_damaged(self, entry: Entry) -> None:
-        """What lay here for days is not trusted: once committed, only a verification would find it."""
-        for disk in entry.disks:
-            for log in disk.logs:
-                path = Path(log.path)
-                try:
-                    with path.open("rb") as file:
-                        intact = file_digest(file, "sha256").hexdigest() == log.sha256
-                except FileNotFoundError:
-                    intact = False
-                if not intact:
-                    # Gone, it is found to be lost when the queue is looked through (source.py).
-                    path.unlink(missing_ok=True)
-                    raise LogDamaged(
-                        "a log that waited for the store is not what was sealed",
-                        subject=f"{self._books.get(self._id).machine}, disk {disk.id}, {log.path}",
-                        tried="nothing of it was sent; it is removed, and the disk is compared with the replica",
-                        hint="check the volume that it lay on, and who else writes there",
-                    )
 
     def _forget(self, entry: Entry) -> None:
         """W4."""
