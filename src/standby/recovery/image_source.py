@@ -36,11 +36,13 @@ def open_held(store: str, replica: str, seq: int, disk: str, damage: str = "") -
     return ServedImage(log.image(record.seq, disk), Path(damage) if damage else None)
 
 
-def open_point(store: str, replica: str, point: str = "newest", disk: str = "") -> ServedImage:
+def open_point(
+    store: str, replica: str, point: str = "newest", disk: str = "", damage: str = ""
+) -> ServedImage:
     """The disk as at a point (see `ReplicaLog.point`), under a hold that ends when the disk is closed.
 
-    On a store that cannot be written there is no hold, and the server's log says so. A server that is killed
-    leaves its hold, which names it.
+    damage: as with `open_held`. On a store that cannot be written there is no hold, and the server's log says
+    so. A server that is killed leaves its hold, which names it.
     """
     place = Place(open_store(store), replica)
     seq = ReplicaLog.read(place.store, replica).point(point).seq
@@ -56,7 +58,9 @@ def open_point(store: str, replica: str, point: str = "newest", disk: str = "") 
         if held:
             drop_hold(place, hold_id)
         raise
-    return ServedImage(image, None, (lambda: drop_hold(place, hold_id)) if held else None)
+    return ServedImage(
+        image, Path(damage) if damage else None, (lambda: drop_hold(place, hold_id)) if held else None
+    )
 
 
 class ServedImage:
