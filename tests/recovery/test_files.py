@@ -82,6 +82,7 @@ def test_files_are_listed_and_copied_as_they_were(tmp_path, replica, disk, tree)
             files.look("vda1/shortcut/passwd")
 
         assert files.copy(["vda1/home", "vda1/etc/hosts"], to) == [to / "home", to / "hosts"]
+        assert to.stat().st_mode & 0o777 == 0o700
         with pytest.raises(InvalidRequest, match="exists already"):
             files.copy(["vda1/home"], to)
         with pytest.raises(InvalidRequest, match="two of the paths"):

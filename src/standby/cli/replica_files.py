@@ -17,6 +17,8 @@ from standby.cli.quantities import counted, duration, local, size, zone
 from standby.cli.reading import Chosen, PointChoice, ReplicaName, StoreAddress, choose, choose_disk
 from standby.recovery.files import File, Files, open_files
 
+_WHY = {"unknown": "nothing that is known here", "swap": "holds no files"}
+
 OneDisk = Annotated[
     str | None,
     typer.Option("--disk", metavar="D", help="Look at this disk only [default: all of the machine's]."),
@@ -150,7 +152,7 @@ def _print_file_systems(chosen: Chosen, result: results.Files) -> None:
         stdout(),
         [Column("File system", whole=True), Column("Type"), Column("Note")],
         [
-            (one.name, one.type, "" if one.readable else "cannot be read without starting the machine")
+            (one.name, one.type, "" if one.readable else _WHY.get(one.type, "cannot be read from outside"))
             for one in result.file_systems
         ],
     )

@@ -69,7 +69,8 @@ class Files:
                     subject=str(target),
                     hint="copy into another directory; nothing was copied",
                 )
-        to.mkdir(parents=True, exist_ok=True)
+        # What is copied keeps its set-user-id bits and may be secret: a new directory is the caller's own.
+        to.mkdir(mode=0o700, parents=True, exist_ok=True)
         done = subprocess.run(
             ["cp", "-a", "--sparse=always", "-t", str(to), "--", *map(str, sources)],
             capture_output=True,
