@@ -268,6 +268,12 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.export.ExportDiffers": Row(
         _CRITICAL, "what was read back was not exported so", "check the target's storage"
     ),
+    "recovery.appliance.ApplianceFailed": Row(
+        _RETRY, "the machine that reads file systems does not start", "what libguestfs-test-tool says"
+    ),
+    "recovery.files.FilesFailed": Row(
+        _RETRY, "a file could not be read or written", "see room and rights at the target"
+    ),
     "recovery.failover.TestInProgress": Row(
         _REFUSED, "a test failover is there already", "clean it up first"
     ),

@@ -33,6 +33,16 @@ _DELETED: Final = failpoints.declare("ship.deleted")
 _REFILLED: Final = failpoints.declare("target.refilled")
 
 
+def learn_disk(log: ReplicaLog, newest: Record | None, disk_id: str, known: KnownBlocks, blocks: int) -> None:
+    """Fill the hashes of a disk of so many blocks from what the replica holds as at `newest`; durably."""
+    if newest and newest.disk(disk_id):
+        image = log.image(newest.seq, disk_id)
+        count = min(blocks, block_count(image.size))
+        for first in range(0, count, REGION_BLOCKS):
+            known.fill(first, image.hashes(first, min(REGION_BLOCKS, count - first)))
+    known.sync()
+
+
 class Target:
     """Used by one thread at a time. key: opens an encrypted replica; without it the key file of the books is read."""
 
@@ -122,12 +132,7 @@ class Target:
             blocks = block_count(disk.size)
             table = KnownBlocks.empty(known(disk.id), blocks)
             try:
-                if newest and newest.disk(disk.id):
-                    image = log.image(newest.seq, disk.id)
-                    count = min(blocks, block_count(image.size))
-                    for first in range(0, count, REGION_BLOCKS):
-                        table.fill(first, image.hashes(first, min(REGION_BLOCKS, count - first)))
-                table.sync()
+                learn_disk(log, newest, disk.id, table, blocks)
             finally:
                 table.close()
             self._books.set_learned(self._id, [disk.id], 0)
