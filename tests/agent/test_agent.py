@@ -261,3 +261,22 @@ def test_an_encrypted_replica_survives_restarts_and_a_change_of_keys(agent, tmp_
         if path.is_file():
             content = path.read_bytes()
             assert not [one for one in secrets if one in content or one.hex().encode() in content], path
+
+
+def test_a_bandwidth_holds_for_the_machine_and_for_the_host_and_changes_at_once(agent):
+    daemon = agent.machine("one")
+    agent.start()
+    agent.protect("one", "--frequency", 1)
+    wait_for(lambda: agent.caught_up("one"), 30)
+    slow, free = ("--work", "64K", "--other", "64K"), ("--work", "none", "--other", "none")
+    for limit in (["vm", "policy", "one"], ["agent", "bandwidth"]):
+        told = standby(*limit, *slow, "--state", agent.state, columns=200)
+        assert (told.status, "64 KiB/s" in told.out) == (0, True)
+        # At this rate a quarter of a minute's work; the machine's points wait for it.
+        write(daemon, "raw", 0, noise(1 << 20, len(limit)))
+        wait_for(lambda: agent.shown("one")["queued"] > 2, 15)
+        assert not agent.caught_up("one")
+        assert standby(*limit, *free, "--state", agent.state, columns=200).status == 0
+        wait_for(lambda: agent.caught_up("one"), 15)
+    refused = standby("agent", "bandwidth", "--work", "1K", "--state", agent.state)
+    assert (refused.status, "512 kbit/s or more" in " ".join(refused.err.split())) == (3, True)
