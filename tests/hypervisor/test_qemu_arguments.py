@@ -51,7 +51,7 @@ def test_an_overlay_reads_through_and_keeps_what_it_read():
     found = nodes(built())
     assert found["system"]["driver"] == "qcow2"
     assert found["system"]["backing"] == "backing0"
-    assert found["backing0"] == nbd_options(IMAGES["system"].backing) | {"node-name": "backing0"}
+    assert found["backing0"] == nbd_options(IMAGES["system"].backing, 60) | {"node-name": "backing0"}
     assert found["fetch0"] == {"driver": "copy-on-read", "node-name": "fetch0", "file": "system"}
 
 
@@ -123,11 +123,11 @@ def test_uefi_and_unknown_buses_are_refused():
     ],
 )
 def test_nbd_addresses(uri, server, export):
-    options = nbd_options(uri)
+    options = nbd_options(uri, 60)
     assert (options["server"], options["export"], options["read-only"]) == (server, export, True)
 
 
 @pytest.mark.parametrize("uri", ["https://x/", "nbd+unix:///x", "/a/file"])
 def test_other_addresses_are_refused(uri):
     with pytest.raises(StartRefused, match="neither nbd://"):
-        nbd_options(uri)
+        nbd_options(uri, 60)

@@ -37,11 +37,14 @@ class DiskImage(NamedTuple):
 
     backing: the NBD URI of what the image does not hold itself, empty when it holds all. What is read from
     there is kept in the image, so that nothing is fetched twice.
+    patience: seconds in which a read waits for a backing server that went away, before the guest sees an
+    I/O error.
     """
 
     path: Path
     format: str
     backing: str = ""
+    patience: int = 60
 
 
 class Network(StrEnum):
@@ -49,6 +52,10 @@ class Network(StrEnum):
     """No network card at all."""
     RESTRICTED = "restricted"
     """The machine's cards, on a network with nothing else on it: neither the host nor the world."""
+    USER = "user"
+    """The machine's cards, behind QEMU's own address translation: it reaches out, nobody reaches in."""
+    BRIDGE = "bridge"
+    """The machine's cards, on a bridge of the host."""
 
 
 class MachineState(StrEnum):
@@ -156,8 +163,10 @@ class RecoveryHost(Protocol):
         boot_files: Mapping[str, Path],
         run: Path,
         network: Network = Network.NONE,
+        bridge: str = "",
     ) -> RunningMachine:
-        """Start a machine. `disks` by disk id, `boot_files` by role; `run` is a directory to be made.
+        """Start a machine. `disks` by disk id, `boot_files` by role; `run` is a directory to be made; `bridge`
+        names the host's bridge for Network.BRIDGE.
 
         Raises StartRefused before anything was started, StartFailed after.
         """

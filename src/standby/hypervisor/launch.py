@@ -80,6 +80,7 @@ class QemuHost:
         boot_files: Mapping[str, Path],
         run: Path,
         network: Network = Network.NONE,
+        bridge: str = "",
     ) -> StartedMachine:
         files = RunFiles(run.absolute())
         tag = uuid.uuid4().hex
@@ -90,6 +91,7 @@ class QemuHost:
             files,
             tag=tag,
             network=network,
+            bridge=bridge,
             accelerator=self.accelerator,
         )
         record = _Record(tag=tag, description=description, asked=self._clock.now().timestamp())
