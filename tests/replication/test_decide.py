@@ -12,7 +12,7 @@ from standby.replication.states import State
 VIEWS = [
     View(state, *flags, queued=queued, queued_scans=scans, cycle_due=cycle, ship_due=ship)
     for state in State
-    for flags in itertools.product((False, True), repeat=8)
+    for flags in itertools.product((False, True), repeat=9)
     for queued, scans in ((0, 0), (1, 0), (1, 1), (2, 1))
     if queued or not flags[3]
     for cycle, ship in itertools.product((False, True), repeat=2)
@@ -28,6 +28,7 @@ READY = View(
     resync_open=True,
     full=False,
     crowded=False,
+    closing=False,
     queued=0,
     queued_scans=0,
     cycle_due=True,
@@ -97,7 +98,13 @@ READY = View(
             TargetAction.SHIP,
             {"state": State.FINALIZING, "cycle_due": False, "queued": 1, "queued_scans": 1},
         ),
-        (SourceAction.WAIT, TargetAction.SHIP, {"state": State.FINALIZING, "queued": 2, "queued_scans": 1}),
+        (
+            SourceAction.WAIT,
+            TargetAction.SHIP,
+            {"state": State.FINALIZING, "cycle_due": False, "queued": 2, "queued_scans": 1, "closing": True},
+        ),
+        # Captures go on while the point that closes the scan waits for the store.
+        (SourceAction.CYCLE, TargetAction.SHIP, {"state": State.FINALIZING, "queued": 1, "closing": True}),
     ],
 )
 def test_what_is_next(source, target, change):

@@ -79,6 +79,12 @@ def test_tracking_lost_in_a_pause_is_known_after_it(before, resumed):
     assert after(lost, Event.RESUMED, "vm") == Status(resumed)
 
 
+@pytest.mark.parametrize("before", [State.FINALIZING, State.RESYNCHRONIZING])
+def test_an_upload_that_ends_in_a_pause_closes_what_it_closes(before):
+    closed = after(Status(State.PAUSED, before), Event.CLOSED, "vm")
+    assert closed == Status(State.PAUSED, State.PROTECTED)
+
+
 @pytest.mark.parametrize("event", [event for event in Event if event not in (Event.RESUMED, Event.FENCED)])
 def test_nothing_else_reaches_what_is_paused(event):
     before = State.NEW if event is Event.TRACKING_LOST else State.PROTECTED

@@ -177,6 +177,9 @@ class Books:
     def set_resync(self, relationship: str, asked: str) -> None:
         self._set(relationship, resync=asked)
 
+    def set_closing(self, relationship: str, ordinal: int) -> None:
+        self._set(relationship, closing=ordinal)
+
     def set_active(self, relationship: str, active: int) -> None:
         self._set(relationship, active=active)
 
@@ -207,6 +210,7 @@ class Books:
     def require_scan(self, relationship: str, reasons: Mapping[str, str]) -> None:
         """All of these disks must be compared with the replica, from their first byte on."""
         with self._write() as db:
+            self.set_closing(relationship, 0)
             db.executemany(
                 "UPDATE disk SET scan = ?, scanned = 0 WHERE relationship = ? AND id = ?",
                 [(reason, relationship, disk) for disk, reason in reasons.items()],
@@ -314,6 +318,7 @@ class Books:
                         (left.kind, _json(left), entry.ordinal),
                     )
                     self._note_sizes(left)
+            self.set_closing(relationship, 0)
             db.executemany(
                 "UPDATE disk SET scan = ?, scanned = 0, learned = ? WHERE relationship = ? AND id = ?",
                 [(reason, UNKNOWN, relationship, disk) for disk in dropped],
@@ -324,7 +329,9 @@ class Books:
         """The replica is not what these books say: drop the queue, compare every disk with it anew."""
         with self._write() as db:
             db.execute("DELETE FROM entry WHERE relationship = ?", (relationship,))
-            db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (committed, relationship))
+            db.execute(
+                "UPDATE relationship SET committed = ?, closing = 0 WHERE id = ?", (committed, relationship)
+            )
             db.execute(
                 "UPDATE disk SET scan = ?, scanned = 0, learned = ? WHERE relationship = ?",
                 (reason, UNKNOWN, relationship),

@@ -31,8 +31,9 @@ class View(NamedTuple):
     tracked: change tracking is in order. attached: this agent owns the replica. unknown: a disk's known hashes
     are unusable. unlearned: they lack what the oldest entry holds. scanning: a disk's scan is not done.
     resync_open: disks may be compared now. full: no further log may be written. crowded: a volume has too
-    little room left and holds queued logs. queued, queued_scans: entries that wait, and those of them that are
-    a scan's. cycle_due, ship_due: the time has come (frequency; no error stands in the way).
+    little room left and holds queued logs. closing: the point that closes the last scan waits. queued,
+    queued_scans: entries that wait, and those of them that are a scan's. cycle_due, ship_due: the time has
+    come (frequency; no error stands in the way).
     """
 
     state: State
@@ -44,6 +45,7 @@ class View(NamedTuple):
     resync_open: bool
     full: bool
     crowded: bool
+    closing: bool
     queued: int
     queued_scans: int
     cycle_due: bool
@@ -79,8 +81,8 @@ def source_action(view: View) -> SourceAction:
         # Changes go on being tracked; the next point takes them along.
         return SourceAction.WAIT
     if view.state in _CLOSING:
-        # The point that closes a scan is made at once, and only once.
-        return SourceAction.WAIT if view.queued > view.queued_scans else SourceAction.CYCLE
+        # The point that closes a scan is made at once; while it waits for the store, others follow it.
+        return SourceAction.CYCLE if view.cycle_due or not view.closing else SourceAction.WAIT
     return SourceAction.CYCLE if view.cycle_due else SourceAction.WAIT
 
 

@@ -197,6 +197,7 @@ def _relationship(
         active=0,
         committed="",
         excluded=tuple(sorted(request.excluded)),
+        closing=0,
         resync="",
         capture=None,
         send=None,

@@ -146,6 +146,7 @@ class Engine:
             resync_open=relationship.resync != "cancelled",
             full=bool(space.full),
             crowded=bool(space.crowded),
+            closing=relationship.closing > 0,
             cycle_due=self._due(relationship, Side.CAPTURE) and self._clock.monotonic() >= self._next_cycle,
             ship_due=self._due(relationship, Side.SEND),
         )
@@ -235,8 +236,14 @@ class Engine:
             raise
         if wanted is Consistency.APPLICATION:
             self._next_application = began + hours * 3600
-        if self._state() is State.DELTA:
+        relationship = self._relationship()
+        if relationship.status.state is State.DELTA:
             self._apply(Event.CYCLE_ENDED)
+        elif (
+            relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING)
+            and not relationship.closing
+        ):
+            self._books.set_closing(self._id, report.entry.ordinal)
         self._observer.cycle(report)
         self._schedule_cycle(began)
 
@@ -261,16 +268,11 @@ class Engine:
             return
         record = self._target.ship(entry)
         relationship = self._books.get(self._id)
-        if relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING) and self._closed(
-            relationship
-        ):
+        if relationship.closing and entry.ordinal >= relationship.closing:
+            # And not one that was queued before the loss.
             self._apply(Event.CLOSED)
-            self._books.set_resync(self._id, "")
+            self._books.set_closing(self._id, 0)
         self._observer.committed(record)
-
-    def _closed(self, relationship: Relationship) -> bool:
-        """Whether the point that closes the scan is committed, and not one that was queued before the loss."""
-        return not self._books.queued(self._id).points and not any(disk.scan for disk in relationship.disks)
 
     def _room(self, relationship: Relationship, queue: Queue) -> Room:
         sizes = {disk.id: disk.size for disk in relationship.disks}

@@ -63,6 +63,7 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
 class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     """active: the round of change tracking since which nothing is in a log yet. committed: nonce of the
     newest record that is known to be committed. excluded: disks that are left out.
+    closing: ordinal of the entry that closes the scan which ran last, 0 if it is not made or is committed.
     resync: what an operator last said of a resynchronization that waits ("" nothing, "now", "cancelled").
     """
 
@@ -78,6 +79,7 @@ class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     active: int
     committed: str
     excluded: tuple[str, ...]
+    closing: int
     resync: str
     capture: Trouble | None
     send: Trouble | None

@@ -20,15 +20,16 @@ from standby.errors import Bug, ResyncRequired
 from standby.hypervisor.base import Consistency, Hypervisor, Lost, MachineUnreachable, Tracking, TrackingLost
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
-from standby.replica.format import block_count
-from standby.replica.log import SealedLog, open_local
+from standby.replica.log import SealedLog
 from standby.replication.books import Books
 from standby.replication.dirty import dirty_blocks
+from standby.replication.diskset import ADDED, let_detached_go, refuse_added, take_in_added
 from standby.replication.entries import Entry, EntryDisk, LocalLog
 from standby.replication.extract import WORKERS, Extractor
-from standby.replication.known import KnownBlocks, KnownLost
+from standby.replication.known import KnownLost
+from standby.replication.learning import Learning
 from standby.replication.precopy import once_more
-from standby.replication.relationship import UNKNOWN, DiskBook, Relationship
+from standby.replication.relationship import UNKNOWN, Relationship
 from standby.replication.room import Volume
 from standby.replication.spool import Spool
 
@@ -100,7 +101,7 @@ class Source:
         self._workers = workers
         self._tracking: Tracking | None = None
         self._spool = Spool(books, describe)
-        self._known: dict[str, KnownBlocks] = {}
+        self._learning = Learning(books, relationship)
 
     @property
     def ready(self) -> bool:
@@ -117,14 +118,20 @@ class Source:
         relationship = self._books.get(self._id)
         # Needs no machine, and comes before anything is shipped: what is shipped cannot be learned any more.
         self._check_queue(relationship)
-        self._catch_up(relationship)
+        self._learning.catch_up(relationship)
         self._spool.remove_orphans(relationship)
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
             stack.callback(tracking.close)
             found = tracking.recover(relationship.active, {disk.id: disk.size for disk in relationship.disks})
             _RECOVERED.reach()
-            lost = {disk: reason.value for disk, reason in found.items() if reason is not None}
+            let_detached_go(
+                self._books, relationship, [disk for disk, why in found.items() if why is Lost.DETACHED]
+            )
+            lost = {d: why.value for d, why in found.items() if why not in (None, Lost.DETACHED)}
+            lost |= dict.fromkeys(
+                take_in_added(self._books, self._books.get(self._id), self._describe()), ADDED
+            )
             if lost:
                 self._note_sizes({disk for disk, reason in found.items() if reason is Lost.RESIZED})
                 self._books.require_scan(self._id, lost)
@@ -146,7 +153,7 @@ class Source:
             relationship = self._books.get(self._id)
             self._refuse_unknown(relationship)
             disk = relationship.disk(disk_id)
-            known = self._known_blocks(disk)
+            known = self._learning.known(disk)
             log = self._spool.new_log(relationship, disk_id, disk.size)
             at = disk.scanned
             with ExitStack() as stack:
@@ -169,7 +176,7 @@ class Source:
             with self._books.learning:
                 entry = self._books.enter_scan(self._id, entry, disk_id, at)
                 _SCAN_ENTERED.reach()
-                self._learn(entry)
+                self._learning.learn(entry)
             _SCAN_LEARNED.reach()
             return entry
 
@@ -180,6 +187,7 @@ class Source:
             self._refuse_unknown(relationship)
             self._refuse_unscanned(relationship)
             machine = self._describe()
+            refuse_added(relationship, machine)
             asked = self._clock.now().isoformat()
             pending = sum(tracking.pending().values())
             if not pending and consistency is Consistency.CRASH:
@@ -191,7 +199,7 @@ class Source:
                 for log in logs.values():
                     stack.callback(log.abandon)
                 extractors = {
-                    disk.id: Extractor(self._known_blocks(disk), logs[disk.id].writer, self._workers)
+                    disk.id: Extractor(self._learning.known(disk), logs[disk.id].writer, self._workers)
                     for disk in relationship.disks
                 }
                 number, changed = self._precopy(tracking, relationship, extractors, pending)
@@ -221,7 +229,7 @@ class Source:
             with self._books.learning:
                 entry = self._books.enter_point(self._id, entry, number)
                 _ENTERED.reach()
-                self._learn(entry)
+                self._learning.learn(entry)
             _LEARNED.reach()
             tracking.forget(number)
             _FORGOTTEN.reach()
@@ -242,9 +250,7 @@ class Source:
         if self._tracking:
             self._tracking.close()
             self._tracking = None
-        for known in self._known.values():
-            known.close()
-        self._known = {}
+        self._learning.close()
 
     def stop(self) -> None:
         """End change tracking for good: nothing of this relationship stays on the machine."""
@@ -257,7 +263,7 @@ class Source:
         self.let_go()
 
     def known_path(self, disk_id: str) -> Path:
-        return self._books.folder / "known" / self._id / f"{disk_id}.hashes"
+        return self._learning.path(disk_id)
 
     @contextmanager
     def _keeping_tracking(self) -> Iterator[Tracking]:
@@ -346,48 +352,12 @@ class Source:
             changed=changed,
         )
 
-    def _learn(self, entry: Entry, behind: Collection[str] | None = None) -> None:
-        """C5: only now may the known hashes include what the entry's logs hold.
-
-        behind: the disks that have not learned it yet (all whose hashes are known). A disk that has learned
-        newer entries must not learn an older one again: its hashes would go back to it.
-        """
-        relationship = self._books.get(self._id)
-        if behind is None:
-            behind = [disk.id for disk in relationship.disks if disk.learned != UNKNOWN]
-        touched = [disk for disk in entry.disks if disk.logs and disk.id in behind]
-        for disk in touched:
-            known = self._known_blocks(relationship.disk(disk.id))
-            known.set_mark(entry.ordinal)
-            for log in disk.logs:
-                known.learn_log(open_local(Path(log.path)))
-            known.sync()
-        if touched:
-            self._books.set_learned(self._id, [disk.id for disk in touched], entry.ordinal)
-
-    def _catch_up(self, relationship: Relationship) -> None:
-        """After a kill between entering an entry and learning it: learn it now. Repeating is harmless.
-
-        A disk whose known hashes are not of the books' time is left UNKNOWN.
-        """
-        with self._books.learning:
-            queue = self._books.queue(self._id)
-            ordinals = {entry.ordinal for entry in queue}
-            learned = {disk.id: disk.learned for disk in relationship.disks if disk.learned != UNKNOWN}
-            for disk in relationship.disks:
-                if disk.learned != UNKNOWN and not self._of_this_time(disk, ordinals):
-                    self._books.set_learned(self._id, [disk.id], UNKNOWN)
-                    del learned[disk.id]
-            for entry in queue:
-                self._learn(entry, {disk for disk, newest in learned.items() if newest < entry.ordinal})
-
     def _note_sizes(self, resized: Collection[str]) -> None:
         """From here on points have the disks' new sizes; older points keep theirs."""
         for disk in self._describe().disks:
             if disk.id in resized:
                 self._books.set_size(self._id, disk.id, disk.size)
-                if known := self._known.pop(disk.id, None):
-                    known.close()
+                self._learning.close(disk.id)
 
     def _refuse_unscanned(self, relationship: Relationship) -> None:
         for disk in relationship.disks:
@@ -429,23 +399,6 @@ class Source:
             tried="what waited of this disk is dropped, with the points that it would have become",
             hint="nothing to do: the disk is compared with the replica by hashes; its points stay",
         )
-
-    def _of_this_time(self, disk: DiskBook, queued: Collection[int]) -> bool:
-        """Whether the known hashes include what the books say: no less, and no more than what is queued."""
-        try:
-            mark = self._known_blocks(disk).mark
-        except KnownLost:
-            return False
-        return mark == disk.learned or (mark > disk.learned and mark in queued)
-
-    def _known_blocks(self, disk: DiskBook) -> KnownBlocks:
-        if disk.id not in self._known:
-            try:
-                self._known[disk.id] = KnownBlocks(self.known_path(disk.id), block_count(disk.size))
-            except KnownLost:
-                self._books.set_learned(self._id, [disk.id], UNKNOWN)
-                raise
-        return self._known[disk.id]
 
 
 def _length(path: Path) -> int:

@@ -81,12 +81,15 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     **{(state, Event.FENCED): State.FENCED for state in (*_LIVE, State.PAUSED)},
 }
 
+_REACH_PAUSED: Final = (Event.TRACKING_LOST, Event.CLOSED)
+"""What may still come of a step that was under way."""
+
 
 def after(status: Status, event: Event, subject: str) -> Status:
     """The status that `event` leads to. Raises InvalidRequest where it leads nowhere."""
     if status.state is State.PAUSED and event is Event.RESUMED and status.before_pause:
         return Status(status.before_pause)
-    if status.state is State.PAUSED and event is Event.TRACKING_LOST and status.before_pause:
+    if status.state is State.PAUSED and event in _REACH_PAUSED and status.before_pause:
         # What was paused learns of it; the pause stays.
         before = TABLE.get((status.before_pause, event))
         found = State.PAUSED if before else None
