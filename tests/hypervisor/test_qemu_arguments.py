@@ -29,9 +29,18 @@ IMAGES = {
 }
 
 
-def built(machine=MACHINE, images=IMAGES, boot_files=None, network=Network.NONE, accelerator="tcg"):
+def built(
+    machine=MACHINE, images=IMAGES, boot_files=None, network=Network.NONE, accelerator="tcg", bridge=""
+):
     return arguments(
-        machine, images, boot_files or {}, RUN, tag="TAG", network=network, accelerator=accelerator
+        machine,
+        images,
+        boot_files or {},
+        RUN,
+        tag="TAG",
+        network=network,
+        accelerator=accelerator,
+        bridge=bridge,
     )
 
 
@@ -71,6 +80,11 @@ def test_no_network_unless_asked_and_then_a_closed_one():
     assert values(restricted, "-netdev") == ["user,id=net0,restrict=on"]
     assert '"mac": "52:54:00:00:00:01"' in " ".join(restricted)
     assert "-nic" not in restricted
+    assert values(built(network=Network.USER), "-netdev") == ["user,id=net0"]
+    assert values(built(network=Network.BRIDGE, bridge="br0"), "-netdev") == ["bridge,id=net0,br=br0"]
+    for network, bridge in ((Network.BRIDGE, ""), (Network.USER, "br0")):
+        with pytest.raises(StartRefused, match="a bridge"):
+            built(network=network, bridge=bridge)
 
 
 def test_kvm_and_emulation():

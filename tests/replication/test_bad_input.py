@@ -123,6 +123,7 @@ def test_a_second_writer_fences_the_first_which_says_so_and_never_writes_again(r
     scanned = dict(rig.seen.scanned_bytes)
     take_over(rig.books, rig.id)
     rig.enable()
+    rig.target.claim()
     rig.until(lambda: rig.state is State.PROTECTED and not rig.books.queue(rig.id))
     assert rig.seen.scanned_bytes == scanned
     assert rig.images() == on_disk(daemon)
@@ -134,6 +135,7 @@ def test_what_another_writer_left_is_compared_before_anything_builds_on_it(rig, 
     disks[0].write(0, b"from the other side" * 1000)
     commit_point(writer, disks, rig.spool)
     rig.target.let_go()
+    rig.target.claim()
     rig.seen.records.clear()
     rig.until(lambda: rig.state is State.PROTECTED and State.RESYNCHRONIZING in rig.seen.states)
     assert rig.images() == on_disk(daemon)

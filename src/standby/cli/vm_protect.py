@@ -107,7 +107,7 @@ def protect(
         else:
             _check_unchanged(known, request, opened, take_over)
             books.set_policy(known.id, _policy(known.policy, frequency, application_consistent))
-            if known.status.state is states.State.FENCED:
+            if known.status.state in (states.State.FENCED, states.State.SEALED):
                 take_over_replica(books, known.id)
             if not json:
                 say(
@@ -115,7 +115,7 @@ def protect(
                     f"{machine} is protected already ({known.status.state.value}): going on from there.",
                 )
         found.append(known)
-        _replicate(books, known, hypervisor, opened, watch)
+        _replicate(books, known, hypervisor, opened, watch, take_over)
 
 
 def _replicate(
@@ -124,11 +124,14 @@ def _replicate(
     hypervisor: QemuHypervisor,
     store: ObjectStore,
     watch: Lines | Told,
+    take_over: bool,
 ) -> None:
     clock = SystemClock()
     machine, host = relationship.machine, socket.gethostname()
     source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
-    target = Target(books, relationship.id, store, f"standby@{host}", clock, lambda: str(ULID()))
+    target = Target(books, relationship.id, store, owner_of(relationship, host), clock, lambda: str(ULID()))
+    if take_over:
+        target.claim()
     engine = Engine(books, relationship.id, source, target, clock, watch)
     with ExitStack() as stack:
         stop = stack.enter_context(stopping(watch.stopping))
@@ -137,6 +140,11 @@ def _replicate(
         watch.begin(newest_point(store, relationship.replica))
         engine.run(stop)
     watch.stopped()
+
+
+def owner_of(relationship: Relationship, host: str) -> str:
+    """Who owns the replica while this agent does: told from every other, also of the same host (T0)."""
+    return f"standby@{host}/{relationship.id}"
 
 
 def _policy(policy: Policy, frequency: int | None, hours: int | None) -> Policy:
@@ -170,11 +178,12 @@ def _check_unchanged(known: Relationship, request: Request, store: ObjectStore, 
         raise InvalidRequest(
             "it is paused", subject=known.machine, hint=f"`standby vm resume {known.machine}`, then again"
         )
-    if known.status.state is states.State.SEALED:
+    if known.status.state is states.State.SEALED and not take_over:
         raise InvalidRequest(
-            "it is sealed: the machine was shut down for good",
+            "it is sealed: the machine was shut down for good, and may run elsewhere",
             subject=known.machine,
-            hint=f"`standby vm unprotect {known.machine}`; its replica stays",
+            hint="if it was failed back and runs here and nowhere else, the same command with --take-over; "
+            f"or `standby vm unprotect {known.machine}`: its replica stays",
         )
     if known.status.state is states.State.FENCED and not take_over:
         raise Fenced(

@@ -37,6 +37,11 @@ _LOG_PUT = failpoints.declare("upload.log_put")
 _RECORD_PUT = failpoints.declare("commit.record_put")
 _HEAD_CHECKED = failpoints.declare("commit.head_checked")
 
+_TAKE_OVER = (
+    "do not run the machine here while it runs there; if it runs here and nowhere else, "
+    "`standby vm protect` with --take-over takes a newer epoch"
+)
+
 NewId = Callable[[], str]
 """Makes a nonce (a ULID as text)."""
 
@@ -75,15 +80,23 @@ def create(store: ObjectStore, name: str, *, replica: UUID, origin: str, clock: 
 
 
 def attach(
-    store: ObjectStore, name: str, *, owner: str, clock: Clock, new_id: NewId, epoch: int | None = None
+    store: ObjectStore,
+    name: str,
+    *,
+    owner: str,
+    clock: Clock,
+    new_id: NewId,
+    epoch: int | None = None,
+    take_over: bool = True,
 ) -> Writer:
     """Take the replica over under a new epoch; from the return on no older writer can commit.
 
-    epoch: what the vault issued; None without a vault (then stored + 1). owner: the writer, for people.
+    epoch: what the vault issued; None without a vault (then stored + 1). owner: the writer, for people and T0.
+    take_over: also from another owner.
     Raises Fenced if a newer epoch owns the replica or takes it meanwhile, ChainBroken, Damaged.
     """
     place = Place(store, name)
-    head, version, mine = _claim(place, owner, epoch)
+    head, version, mine = _claim(place, owner, epoch, take_over)
     chain = read_chain(place, head.floor)
     _LISTED.reach()
     if chain and chain[-1].record.epoch > mine:
@@ -119,8 +132,8 @@ def attach(
     return Writer(place, owner, head, version, chain)
 
 
-def _claim(place: Place, owner: str, epoch: int | None) -> tuple[Head, Version, int]:
-    """T1 and T2. A conflict is somebody else's swap (a hold, a merge, a writer): look again."""
+def _claim(place: Place, owner: str, epoch: int | None, take_over: bool) -> tuple[Head, Version, int]:
+    """T0 to T2. A conflict is somebody else's swap (a hold, a merge, a writer): look again."""
     while True:
         head, version = read_head(place)
         if head.write_features:
@@ -131,6 +144,13 @@ def _claim(place: Place, owner: str, epoch: int | None) -> tuple[Head, Version, 
             )
         _HEAD_READ.reach()
         mine = head.epoch + 1 if epoch is None else epoch
+        if not take_over and head.owner not in ("", owner):
+            raise Fenced(
+                f"another writer owns the replica: {head.owner} (epoch {head.epoch})",
+                subject=place.subject(place.name),
+                tried="nothing was written to it",
+                hint=_TAKE_OVER,
+            )
         if head.epoch >= mine:
             raise _fenced(place, head.epoch, mine, "the head")
         claimed = msgspec.structs.replace(head, epoch=mine, owner=owner, changes=head.changes + 1)
@@ -146,7 +166,7 @@ def _fenced(place: Place, theirs: int, mine: int, where: str) -> Fenced:
     return Fenced(
         f"another writer owns the replica: {where} has epoch {theirs}, this writer has {mine}",
         subject=place.subject(place.name),
-        hint="if the machine runs here and nowhere else, `standby vm protect` with --take-over takes a newer epoch",
+        hint=_TAKE_OVER,
     )
 
 

@@ -51,9 +51,25 @@ class Target:
     def epoch(self) -> int:
         return self._writer.epoch if self._writer else 0
 
+    @property
+    def newest(self) -> Record | None:
+        """The newest record that says what the replica holds, once attached."""
+        return last_state([stored.record for stored in self._writer.chain]) if self._writer else None
+
+    def claim(self) -> None:
+        """Own the replica from here on, whoever did before (T0): an operator says that the machine runs here."""
+        attach(
+            self._store,
+            self._books.get(self._id).replica,
+            owner=self._owner,
+            clock=self._clock,
+            new_id=self._new_id,
+        )
+
     def attach(self, epoch: int | None = None) -> bool:
         """Take the replica over and compare it with the books. Returns whether they agree.
 
+        Raises Fenced where somebody else owns it, as after a failover (T0).
         Where they do not, every disk is to be scanned and the queue is dropped: its logs build on
         something that the replica does not have.
         """
@@ -65,6 +81,7 @@ class Target:
             clock=self._clock,
             new_id=self._new_id,
             epoch=epoch,
+            take_over=False,
         )
         newest = last_state([stored.record for stored in writer.chain])
         nonce = newest.nonce if newest else ""

@@ -1,0 +1,434 @@
+"""Failover: a point's machine started in the place of its source, under its own name.
+
+Until it is committed it can be cancelled, or taken to another point; what its guest wrote is lost then, and
+nothing else. Committed, it stays: its overlays hold what it writes, and it may be hydrated (hydrate.py),
+protected into the same replica and failed back. Every failover has a run directory with all that it owns on
+this host, from which any process goes on with it, also after the host was restarted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+from ulid import ULID
+
+from standby import failpoints
+from standby.clock import Clock, SystemClock
+from standby.errors import InvalidRequest, StandbyError
+from standby.hypervisor.base import MachineNotFound, MachineUnreachable
+from standby.hypervisor.host import MachineState, Network, NotBooted, RecoveryHost, RunningMachine
+from standby.objects.address import open_store
+from standby.records import Finding
+from standby.recovery import live_steps, machine_steps, run_directory, serving
+from standby.recovery.failover import Times
+from standby.recovery.live_steps import (
+    CHOOSE,
+    COMMITTED,
+    FENCE,
+    KNOWN,
+    WISH,
+    Known,
+    LiveOrder,
+    Wish,
+    Work,
+    copy_of,
+)
+from standby.recovery.machine_steps import MACHINE, OVERLAYS, START
+from standby.recovery.run_directory import FileRows, NoRecovery
+from standby.recovery.steps import Journal, Row, State, Workflow
+from standby.replica.journal import ReplicaLog
+
+CANCEL: Final = "standby failover cancel {run}"
+RESUME: Final = "standby failover resume {run}"
+MEND: Final = "standby failover mend {run}"
+"""Commands that messages name."""
+
+CANCEL_TASK: Final = "Cancel failover"
+CHANGE_TASK: Final = "Change recovery point"
+
+_COMMITTED = failpoints.declare("live.committed")
+_WISHED = failpoints.declare("live.wished")
+
+Told = Callable[[Row], None]
+"""Told the row of every step that begins or ends."""
+
+
+class FailoverInProgress(InvalidRequest):
+    """There is a failover of this replica on this host already."""
+
+
+class NotFailedOver(InvalidRequest):
+    """The failover is not as far, or farther, than what was asked of it needs."""
+
+
+class Phase(StrEnum):
+    FAILING_OVER = "failing over"
+    FAILED_OVER = "failed over"
+    CHANGING_POINT = "changing point"
+    COMMITTED = "committed"
+    CANCELLING = "cancelling"
+
+
+class Request(NamedTuple):
+    """point: see `ReplicaLog.point`; the newest is decided after the source's log was fenced.
+    boot_limit: seconds to wait for the guest agent; None where the machine has none.
+    source_qmp: the source machine's control socket, where this host reaches it. confirmed: an operator says
+    that the source is down."""
+
+    store: str
+    replica: str
+    point: str = "newest"
+    boot_limit: float | None = 300.0
+    network: Network = Network.RESTRICTED
+    bridge: str = ""
+    source_qmp: Path | None = None
+    confirmed: bool = False
+
+
+class Committed(msgspec.Struct, frozen=True):
+    at: str
+
+
+class Failover(NamedTuple):
+    """A failover as it stands now.
+
+    seq: the point, 0 as long as none is chosen. machine: None before it was started. known: what was known of
+    the source when it began. epoch: of its fence, 0 before. whole: disks of which nothing is in the store only.
+    problems: what it suffers from, each with what to do.
+    """
+
+    run: Path
+    tag: str
+    name: str
+    store: str
+    replica: str
+    seq: int
+    phase: Phase
+    machine: MachineState | None
+    known: str
+    epoch: int
+    disks: tuple[str, ...]
+    whole: tuple[str, ...]
+    times: Times
+    journal: Journal
+    problems: tuple[Finding, ...]
+
+
+def start(
+    request: Request,
+    root: Path,
+    host: RecoveryHost,
+    *,
+    clock: Clock | None = None,
+    told: Told | None = None,
+) -> Failover:
+    """Fail over and return when the guest has booted. root: where run directories are.
+
+    Raises NotReady with every finding, FailoverInProgress, SourceRuns, SourceUnknown, and what the steps raise.
+    What was begun is then taken back, but for the fence and a machine that was started: that stays.
+    """
+    clock = clock or SystemClock()
+    log = ReplicaLog.read(open_store(request.store), request.replica)
+    log.point(request.point)
+    tag = run_directory.new_tag()
+    machine = next((record.machine for record in reversed(log.records) if record.machine), None)
+    order = LiveOrder(
+        tag=tag,
+        store=log.place.store.url,
+        replica=request.replica,
+        replica_id=log.head.replica,
+        machine=machine.name if machine else request.replica,
+        network=request.network,
+        bridge=request.bridge,
+        source_qmp=str(request.source_qmp.absolute()) if request.source_qmp else "",
+        confirmed=request.confirmed,
+        hold=str(ULID()),
+        by=f"failover on {os.uname().nodename}",
+        asked=clock.now().timestamp(),
+        boot_limit=request.boot_limit,
+    )
+    root = root.resolve()
+    with run_directory.root_lock(root):
+        _refuse_second(root, log.head.replica, order.machine)
+        journal = Work(root / tag, order, host, clock).journal()
+        run = run_directory.make(root, tag, order, journal, {WISH: Wish(request.point)})
+    try:
+        return resume(run, host, clock=clock, told=told)
+    except NotBooted as error:
+        error.hint += f"; then `{CANCEL.format(run=run)}`, or another point with change-point"
+        raise
+    except (StandbyError, KeyboardInterrupt) as error:
+        if FileRows(run).load().row(START).state is State.PENDING:
+            _take_back(run, host, clock, told, error)
+        raise
+
+
+def resume(
+    run: Path, host: RecoveryHost, *, clock: Clock | None = None, told: Told | None = None
+) -> Failover:
+    """Go on with a failover that was interrupted, or whose machine ended: with the host, or by its guest.
+
+    Raises CleanUpBegun, FailedOverElsewhere, OverlayLost, NoRecovery, RecoveryBusy, and as `start`.
+    """
+    run = run.resolve()
+    with run_directory.run_lock(run):
+        _workflow(run, host, clock).run(told)
+    return look(run, host)
+
+
+def change_point(
+    run: Path, point: str, host: RecoveryHost, *, clock: Clock | None = None, told: Told | None = None
+) -> Failover:
+    """End the machine and start another point of the replica. What its guest wrote is lost.
+
+    Raises NotFailedOver once it is committed, InvalidRequest for a point that is not there, before anything
+    was changed; then as `resume`.
+    """
+    run = run.resolve()
+    with run_directory.run_lock(run):
+        order = run_directory.read_order(run, LiveOrder)
+        _refuse_committed(run, "its point can no longer be changed")
+        ReplicaLog.read(order.place.store, order.replica).point(point)
+        workflow = _workflow(run, host, clock)
+        workflow.rewind(CHOOSE, _renamed(CHANGE_TASK, told))
+        run_directory.put(run / WISH, Wish(point))
+        _WISHED.reach()
+        workflow.run(told)
+    return look(run, host)
+
+
+def commit(run: Path, host: RecoveryHost, *, clock: Clock | None = None) -> Failover:
+    """Keep the failed-over machine for good. Raises NotFailedOver unless it was started. Harmless to repeat."""
+    run = run.resolve()
+    with run_directory.run_lock(run):
+        journal = FileRows(run).load()
+        if journal.undoing or journal.back_to or journal.row(START).state is not State.DONE:
+            raise NotFailedOver(
+                "its machine was not started yet",
+                subject=str(run),
+                hint=f"`{RESUME.format(run=run)}` goes on",
+            )
+        if not (run / COMMITTED).exists():
+            run_directory.put(run / COMMITTED, Committed((clock or SystemClock()).now().isoformat()))
+        _COMMITTED.reach()
+    return look(run, host)
+
+
+def cancel(run: Path, host: RecoveryHost, *, clock: Clock | None = None, told: Told | None = None) -> None:
+    """End the machine and remove everything of the failover, with what its guest wrote. The fence stays.
+
+    May be repeated until it succeeds. Raises NotFailedOver once it is committed.
+    """
+    run = run.resolve()
+    if run_directory.finish_removal(run):
+        return
+    with run_directory.run_lock(run):
+        _refuse_committed(run, "it can no longer be cancelled")
+        _undo(run, host, clock, told)
+
+
+def clean_up(
+    run: Path,
+    host: RecoveryHost,
+    *,
+    lose: bool = False,
+    clock: Clock | None = None,
+    told: Told | None = None,
+) -> None:
+    """Remove what is left of a committed failover whose machine has moved on, as by a failback.
+
+    lose: also where nothing tells that it did, and the overlays may be all there is of what its guest wrote.
+    Raises NotFailedOver where the machine runs, is not committed, or was not seen to move on.
+    """
+    run = run.resolve()
+    if run_directory.finish_removal(run):
+        return
+    with run_directory.run_lock(run):
+        order = run_directory.read_order(run, LiveOrder)
+        journal = FileRows(run).load()
+        if not (run / COMMITTED).exists() and not journal.undoing:
+            raise NotFailedOver(
+                "it is not committed", subject=str(run), hint=f"`{CANCEL.format(run=run)}` takes it back"
+            )
+        if not journal.undoing:
+            if _state(run, host) is MachineState.RUNNING:
+                raise NotFailedOver(
+                    "its machine runs",
+                    subject=order.machine,
+                    hint="`standby failover planned` moves it elsewhere without loss; or shut it down",
+                )
+            if not lose and not _moved_on(run, order):
+                raise NotFailedOver(
+                    "nothing tells that its machine runs elsewhere by now: what its guest wrote may be here only",
+                    subject=order.machine,
+                    hint="fail it back first; or repeat with --yes to lose it",
+                )
+        _undo(run, host, clock, told)
+
+
+def mend(run: Path, host: RecoveryHost) -> list[str]:
+    """Start the servers that died again, and let a machine that stopped for its disk go on. Which disks."""
+    run = run.resolve()
+    with run_directory.run_lock(run):
+        journal = FileRows(run).load()
+        if journal.undoing or journal.row(OVERLAYS).state is not State.DONE:
+            raise NotFailedOver(
+                "its disks are not served yet", subject=str(run), hint=f"`{RESUME.format(run=run)}` goes on"
+            )
+        dead = serving.dead(live_steps.sources(run, run_directory.read_order(run, LiveOrder)))
+        serving.start(dead)
+        found = machine(run, host)
+        if found.state() is MachineState.PAUSED:
+            found.resume()
+    return [source.disk for source in dead]
+
+
+def list_failovers(root: Path, host: RecoveryHost) -> list[Failover]:
+    """The failovers below `root`, oldest first."""
+    found = []
+    for run in run_directory.recoveries(root.resolve()):
+        # One that is removed meanwhile is none any more.
+        with contextlib.suppress(NoRecovery):
+            found.append(look(run, host))
+    return found
+
+
+def look(run: Path, host: RecoveryHost) -> Failover:
+    """A failover as it stands now. Raises NoRecovery."""
+    run = run.resolve()
+    order = run_directory.read_order(run, LiveOrder)
+    journal = FileRows(run).load()
+    copy = copy_of(run)
+    facts = {name: value for row in journal.rows for name, value in row.facts.items()}
+    known = run_directory.find(run / KNOWN, Known)
+    state = _state(run, host)
+    phase = _phase(run, journal)
+    disks = tuple(disk.id for disk in copy.disks) if copy else ()
+    return Failover(
+        run=run,
+        tag=order.tag,
+        name=order.machine,
+        store=order.store,
+        replica=order.replica,
+        seq=copy.seq if copy else 0,
+        phase=phase,
+        machine=state,
+        known=known.source if known else "",
+        epoch=int(journal.row(FENCE).facts.get("epoch", 0)),
+        disks=disks,
+        whole=tuple(
+            disk for index, disk in enumerate(disks) if machine_steps.whole_mark(run, index).exists()
+        ),
+        times=Times(facts.get("first_instruction"), facts.get("agent")),
+        journal=journal,
+        problems=tuple(_problems(run, order, journal, state)) if not journal.undoing else (),
+    )
+
+
+def machine(run: Path, host: RecoveryHost) -> RunningMachine:
+    """The machine of a failover. Raises MachineNotFound if none was started yet."""
+    return host.find(run.resolve() / MACHINE)
+
+
+def _workflow(run: Path, host: RecoveryHost, clock: Clock | None) -> Workflow:
+    work = Work(run, run_directory.read_order(run, LiveOrder), host, clock or SystemClock())
+    return Workflow(work.steps(), FileRows(run), work.clock)
+
+
+def _undo(run: Path, host: RecoveryHost, clock: Clock | None, told: Told | None) -> None:
+    _workflow(run, host, clock).undo(_renamed(CANCEL_TASK, told))
+    run_directory.remove(run)
+
+
+def _take_back(
+    run: Path, host: RecoveryHost, clock: Clock | None, told: Told | None, error: BaseException
+) -> None:
+    """What a failed start has begun, as far as that succeeds."""
+    try:
+        cancel(run, host, clock=clock, told=told)
+    except StandbyError as second:
+        error.add_note(f"Taking it back failed too: {second}. `{CANCEL.format(run=run)}` takes it up again.")
+
+
+def _renamed(task: str, told: Told | None) -> Told | None:
+    return (lambda row: told(msgspec.structs.replace(row, task=task))) if told else None
+
+
+def _refuse_second(root: Path, replica: UUID, name: str) -> None:
+    for other in run_directory.recoveries(root):
+        if run_directory.read_order(other, LiveOrder).replica_id == replica:
+            raise FailoverInProgress(
+                f"it has failed over to this host already, in {other}",
+                subject=name,
+                hint=f"`standby failover show {other}` tells how it stands",
+            )
+
+
+def _refuse_committed(run: Path, what: str) -> None:
+    if (run / COMMITTED).exists():
+        raise NotFailedOver(
+            f"it is committed: {what}",
+            subject=str(run),
+            hint="`standby failover planned` moves the machine elsewhere",
+        )
+
+
+def _moved_on(run: Path, order: LiveOrder) -> bool:
+    """Whether a later failover owns the replica."""
+    mine = FileRows(run).load().row(FENCE).facts.get("epoch", 0)
+    return any(
+        record.epoch > mine and record.kind == "fence" and record.writer.startswith(live_steps.OWNER)
+        for record in ReplicaLog.read(order.place.store, order.replica).records
+    )
+
+
+def _phase(run: Path, journal: Journal) -> Phase:
+    if journal.undoing:
+        return Phase.CANCELLING
+    if (run / COMMITTED).exists():
+        return Phase.COMMITTED
+    if journal.back_to:
+        return Phase.CHANGING_POINT
+    return Phase.FAILED_OVER if journal.row(START).state is State.DONE else Phase.FAILING_OVER
+
+
+def _state(run: Path, host: RecoveryHost) -> MachineState | None:
+    try:
+        return machine(run, host).state()
+    except MachineNotFound:
+        return None
+    except MachineUnreachable:
+        # Its process is there: somebody else asks it, as a start that waits for the boot, or it hangs.
+        return MachineState.RUNNING
+
+
+def _problems(run: Path, order: LiveOrder, journal: Journal, state: MachineState | None) -> list[Finding]:
+    if journal.row(START).state is not State.DONE:
+        return []
+    if state in (None, MachineState.GONE):
+        return [
+            Finding(
+                subject=order.machine,
+                problem="its machine is off",
+                fix=f"{RESUME.format(run=run)} starts it again, on its own disks",
+                blocks=True,
+            )
+        ]
+    findings = serving.problems(live_steps.sources(run, order), MEND.format(run=run))
+    if state is MachineState.PAUSED:
+        findings.append(
+            Finding(
+                subject=order.machine,
+                problem="its processors are stopped, most often because a disk had an error",
+                fix=MEND.format(run=run),
+                blocks=True,
+            )
+        )
+    return findings
