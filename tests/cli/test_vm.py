@@ -238,7 +238,7 @@ def test_a_fenced_agent_ends_with_6_and_owns_the_replica_again_only_on_request(d
     assert (refused.status, "--take-over" in json.loads(refused.err)["hint"]) == (6, True)
 
     agent = start(daemon, store, state, "--json", "--take-over")
-    until(agent, '{"event":"point"')
+    assert any('"state":"protected"' in line for line in agent.stdout)
     agent.send_signal(signal.SIGINT)
     assert agent.wait(30) == 0
     agent.communicate()

@@ -31,10 +31,7 @@ def protect(machine: RunningMachine, books_folder: Path, store_folder: Path, *, 
         known = next(iter(books.relationships()), None)
         relationship = known or enable(request, books, hypervisor, store, "host-a", clock)
         source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe("web"), clock)
-        owner = f"agent@{relationship.id}"
-        target = Target(books, relationship.id, store, owner, clock, lambda: str(ULID()))
-        if take_over:
-            target.claim()
+        target = Target(books, relationship.id, store, "agent@host-a", clock, lambda: str(ULID()))
         with closing(Engine(books, relationship.id, source, target, clock, seen)) as engine:
             for _ in range(400):
                 engine.step()

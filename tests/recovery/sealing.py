@@ -30,8 +30,7 @@ def seal(
         hypervisor = QemuHypervisor({machine: QemuMachine(qmp=qmp, agent=agent)})
         clock, store = SystemClock(), open_store(relationship.store)
         source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
-        owner = f"agent@{relationship.id}"
-        target = Target(books, relationship.id, store, owner, clock, lambda: str(ULID()))
+        target = Target(books, relationship.id, store, "agent@host-a", clock, lambda: str(ULID()))
         with closing(Engine(books, relationship.id, source, target, clock, Recorder())) as engine:
             Sealing(books, relationship.id, engine, source, target, hypervisor).seal(
                 patience=PATIENCE, limit=limit, force=lambda: force, done=done or (lambda _task: None)

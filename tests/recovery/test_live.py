@@ -103,7 +103,7 @@ def test_what_the_source_commits_before_the_fence_is_what_starts(replica, root, 
 def test_an_agent_that_is_not_told_to_take_over_stays_fenced_after_a_failover(replica, root, tmp_path):
     bootless(replica, tmp_path)
     found = live.start(request(replica), root, HOST)
-    with pytest.raises(Fenced, match="another writer owns the replica: standby failover"):
+    with pytest.raises(Fenced, match="standby failover .* owns the replica"):
         attach(replica.store, "web", owner="agent@host-a", clock=FixedClock(), new_id=new_id, take_over=False)
     assert replica.head.epoch == found.epoch
     live.cancel(found.run, HOST)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from standby import failpoints
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover, live
+from standby.recovery import failover, hydrate, live
 from tests.recovery import sealing
 
 
@@ -45,6 +45,8 @@ def work(order: dict[str, str]) -> None:
             live.cancel(Path(order["run"]), host)
         case "commit":
             live.commit(Path(order["run"]), host)
+        case "hydrate":
+            hydrate.hydrate(Path(order["run"]), host)
         case "seal":
             sealing.seal(Path(order["books"]), Path(order["qmp"]), Path(order["agent"]))
         case verb:

@@ -270,7 +270,7 @@ def test_a_scan_that_the_state_does_not_know_of_yet_is_made(site):
     daemon = site.daemon()
     rig = site.rig(daemon)
     rig.protect()
-    rig.books.require_scan(rig.id, {"raw": "a test says so"})
+    rig.books.require_scan(rig.id, {"raw": "asked"})
     stop(rig)
     rig = again(site, rig, daemon)
     same_as(rig, daemon)

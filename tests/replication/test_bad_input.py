@@ -123,23 +123,32 @@ def test_a_second_writer_fences_the_first_which_says_so_and_never_writes_again(r
     scanned = dict(rig.seen.scanned_bytes)
     take_over(rig.books, rig.id)
     rig.enable()
-    rig.target.claim()
     rig.until(lambda: rig.state is State.PROTECTED and not rig.books.queue(rig.id))
     assert rig.seen.scanned_bytes == scanned
     assert rig.images() == on_disk(daemon)
 
 
-def test_what_another_writer_left_is_compared_before_anything_builds_on_it(rig, daemon):
+def test_an_agent_that_comes_back_to_a_replica_of_another_owner_writes_nothing_until_told_to_take_over(
+    rig, daemon
+):
     writer = attach(rig.store, "vm", owner="agent@host-b", clock=rig.clock, new_id=new_id)
     disks = [ModelDisk(disk.id, disk.size) for disk in rig.books.get(rig.id).disks]
     disks[0].write(0, b"from the other side" * 1000)
     commit_point(writer, disks, rig.spool)
+    objects = sorted(entry.name for entry in rig.store.list(""))
     rig.target.let_go()
-    rig.target.claim()
     rig.seen.records.clear()
+    with pytest.raises(Fenced, match=r"agent@host-b owns the replica \(epoch 2\)"):
+        rig.engine.target_step()
+    assert rig.state is State.FENCED
+    assert sorted(entry.name for entry in rig.store.list("")) == objects
+    commit_point(writer, disks, rig.spool)  # the other one goes on undisturbed
+
+    take_over(rig.books, rig.id)
     rig.until(lambda: rig.state is State.PROTECTED and State.RESYNCHRONIZING in rig.seen.states)
     assert rig.images() == on_disk(daemon)
     assert 0 < sent(rig.seen.records) <= 2 * 16 * PAGE
+    assert not rig.books.get(rig.id).taking_over
 
 
 def test_books_that_are_older_than_the_replica_are_noticed_and_nothing_is_sent_twice(rig, daemon, tmp_path):

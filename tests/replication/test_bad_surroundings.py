@@ -341,7 +341,6 @@ def test_a_second_writer_fences_the_first_which_says_so_and_never_writes_again(s
         rig.engine.step()
     assert store.calls == []
     take_over(rig.books, rig.id)
-    rig.target.claim()
     same_as(rig, daemon)
 
 

@@ -10,12 +10,20 @@ from standby.replication.decide import SourceAction, TargetAction, View, source_
 from standby.replication.states import State
 
 VIEWS = [
-    View(state, *flags, queued=queued, queued_scans=scans, cycle_due=cycle, ship_due=ship)
+    View(
+        state,
+        *flags,
+        queued=queued,
+        queued_scans=scans,
+        capture_due=capture,
+        cycle_due=capture and cycle,
+        ship_due=ship,
+    )
     for state in State
     for flags in itertools.product((False, True), repeat=9)
     for queued, scans in ((0, 0), (1, 0), (1, 1), (2, 1))
     if queued or not flags[3]
-    for cycle, ship in itertools.product((False, True), repeat=2)
+    for capture, cycle, ship in itertools.product((False, True), repeat=3)
 ]
 IDLE = {State.NEW, State.PAUSED, State.FENCED, State.SEALED}
 READY = View(
@@ -31,6 +39,7 @@ READY = View(
     closing=False,
     queued=0,
     queued_scans=0,
+    capture_due=True,
     cycle_due=True,
     ship_due=True,
 )
@@ -45,7 +54,8 @@ READY = View(
         (SourceAction.CYCLE, TargetAction.WAIT, {"queued": 3, "ship_due": False}),
         (SourceAction.CYCLE, TargetAction.ATTACH, {"attached": False, "queued": 3}),
         (SourceAction.RECOVER, TargetAction.WAIT, {"tracked": False}),
-        (SourceAction.WAIT, TargetAction.WAIT, {"tracked": False, "cycle_due": False}),
+        (SourceAction.RECOVER, TargetAction.WAIT, {"tracked": False, "cycle_due": False}),
+        (SourceAction.WAIT, TargetAction.WAIT, {"tracked": False, "cycle_due": False, "capture_due": False}),
         (SourceAction.WAIT, TargetAction.REFILL, {"unknown": True}),
         (SourceAction.CYCLE, TargetAction.WAIT, {"state": State.DELTA}),
         # The books call for a scan and the state does not say so yet, or the other way round.
@@ -78,7 +88,8 @@ READY = View(
             TargetAction.WAIT,
             {"state": State.INITIAL_REPLICATION, "scanning": True, "resync_open": False},
         ),
-        (SourceAction.WAIT, TargetAction.SHIP, {"queued": 3, "full": True}),
+        (SourceAction.MISS, TargetAction.SHIP, {"queued": 3, "full": True}),
+        (SourceAction.WAIT, TargetAction.SHIP, {"queued": 3, "full": True, "cycle_due": False}),
         (
             SourceAction.WAIT,
             TargetAction.WAIT,

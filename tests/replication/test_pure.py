@@ -162,8 +162,13 @@ views = st.builds(
     unknown=st.booleans(),
     unlearned=st.booleans(),
     scanning=st.booleans(),
+    resync_open=st.booleans(),
+    full=st.booleans(),
+    crowded=st.booleans(),
+    closing=st.booleans(),
     queued=st.integers(0, 5),
     queued_scans=st.integers(0, 2),
+    capture_due=st.booleans(),
     cycle_due=st.booleans(),
     ship_due=st.booleans(),
 )

@@ -56,6 +56,7 @@ app.command()(failover_live.unplanned)
 app.command()(failover_live.change_point)
 app.command()(failover_live.cancel)
 app.command()(failover_live.commit)
+app.command()(failover_live.hydrate)
 app.command()(failover_live.resume)
 
 

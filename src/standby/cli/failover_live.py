@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import TaskID
 
 from standby.cli import results
 from standby.cli.failover_show import FAILOVERS, RunDirectory, Yes, confirmed, root_of, show_live, tell
-from standby.cli.output import Json, print_json, say, stdout
+from standby.cli.output import Json, print_json, progress, say, stderr, stdout
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
 from standby.errors import InvalidRequest
-from standby.hypervisor.host import Network
+from standby.hypervisor.host import Fetched, Network
 from standby.hypervisor.launch import QemuHost
+from standby.recovery import hydrate as hydrating
 from standby.recovery import live
 from standby.recovery.live import Request
 from standby.recovery.split_brain import CONFIRM
@@ -116,6 +118,23 @@ def cancel(run: RunDirectory, yes: Yes = False, json: Json = False) -> None:
 def commit(run: RunDirectory, json: Json = False) -> None:
     """Keep the failed-over machine for good: no other point, no cancelling from here on."""
     show_live(live.commit(run, QemuHost()), json)
+
+
+def hydrate(run: RunDirectory, json: Json = False) -> None:
+    """Fetch all of a failed-over machine's disks while it runs, and let go of the store.
+
+    Ctrl-C stops the watching only; the same command looks again, and ends it.
+    """
+    with progress(stderr(), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(disk: str, far: Fetched) -> None:
+            if disk not in tasks:
+                tasks[disk] = bar.add_task(f"Fetching {disk}", total=far.total)
+            bar.update(tasks[disk], total=far.total, completed=far.done)
+
+        shown = hydrating.hydrate(run, QemuHost(), progress=show)
+    show_live(shown, json)
 
 
 def network_of(text: str) -> tuple[Network, str]:

@@ -17,7 +17,6 @@ from standby.cli.machine import AgentSocket, MachineName, NbdSocket, QmpSocket, 
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.reading import newest_point
 from standby.cli.state import State, find, folder_of, made
-from standby.cli.vm_protect import owner_of
 from standby.clock import SystemClock
 from standby.errors import StandbyError
 from standby.hypervisor.launch import QemuHost
@@ -72,7 +71,7 @@ def planned(
         store = open_store(relationship.store)
         clock = SystemClock()
         source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
-        owner = owner_of(relationship, socket.gethostname())
+        owner = f"standby@{socket.gethostname()}"
         target = Target(books, relationship.id, store, owner, clock, lambda: str(ULID()))
         engine = Engine(books, relationship.id, source, target, clock, _Quiet())
         stack.callback(engine.close)

@@ -123,7 +123,7 @@ def _next(shown: Failover) -> str:
         case Phase.FAILED_OVER:
             return f"standby failover commit {run}, or change-point, or cancel"
         case Phase.COMMITTED if set(shown.whole) != set(shown.disks):
-            return "standby vm protect"
+            return f"standby failover hydrate {run}"
         case Phase.COMMITTED:
             return "standby vm protect"
         case Phase.CANCELLING:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from ulid import ULID
 
@@ -28,6 +29,7 @@ from standby.replication.enable import take_over as take_over_replica
 from standby.replication.engine import Engine
 from standby.replication.policy import FREQUENCIES, Policy
 from standby.replication.relationship import Relationship
+from standby.replication.runner import run_alone
 from standby.replication.source import Source
 from standby.replication.target import Target
 
@@ -115,7 +117,7 @@ def protect(
                     f"{machine} is protected already ({known.status.state.value}): going on from there.",
                 )
         found.append(known)
-        _replicate(books, known, hypervisor, opened, watch, take_over)
+        _replicate(books, known, hypervisor, opened, watch)
 
 
 def _replicate(
@@ -124,32 +126,26 @@ def _replicate(
     hypervisor: QemuHypervisor,
     store: ObjectStore,
     watch: Lines | Told,
-    take_over: bool,
 ) -> None:
     clock = SystemClock()
     machine, host = relationship.machine, socket.gethostname()
     source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
-    target = Target(books, relationship.id, store, owner_of(relationship, host), clock, lambda: str(ULID()))
-    if take_over:
-        target.claim()
+    target = Target(books, relationship.id, store, f"standby@{host}", clock, lambda: str(ULID()))
     engine = Engine(books, relationship.id, source, target, clock, watch)
     with ExitStack() as stack:
         stop = stack.enter_context(stopping(watch.stopping))
         stack.callback(engine.close)
         stack.callback(watch.scan_ended)
         watch.begin(newest_point(store, relationship.replica))
-        engine.run(stop)
+        engine.retry_now()
+        run_alone(engine, clock, stop)
     watch.stopped()
-
-
-def owner_of(relationship: Relationship, host: str) -> str:
-    """Who owns the replica while this agent does: told from every other, also of the same host (T0)."""
-    return f"standby@{host}/{relationship.id}"
 
 
 def _policy(policy: Policy, frequency: int | None, hours: int | None) -> Policy:
     """The policy with what the command says about it."""
-    return Policy(
+    return msgspec.structs.replace(
+        policy,
         frequency=policy.frequency if frequency is None else frequency,
         application_consistent_hours=policy.application_consistent_hours if hours is None else hours,
     )

@@ -35,6 +35,7 @@ from standby.replication.enable import Request, enable
 from standby.replication.engine import Engine
 from standby.replication.policy import Policy
 from standby.replication.relationship import Relationship
+from standby.replication.runner import run_alone
 from standby.replication.source import CycleReport, Source
 from standby.replication.states import State
 from standby.replication.target import Target
@@ -330,7 +331,7 @@ def _running(engine: Engine, events: _Events) -> Iterator[None]:
     """The engine runs in a thread of its own until the block ends."""
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(engine.run, stop)
+        future = pool.submit(run_alone, engine, SystemClock(), stop)
         future.add_done_callback(lambda done: events.ended(done.exception()))
         try:
             yield

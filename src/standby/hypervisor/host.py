@@ -24,6 +24,10 @@ class StartFailed(NeedsPerson):
     """The hypervisor did not start the machine. The message holds its words."""
 
 
+class FlushFailed(Recoverable):
+    """An image could not be made durable."""
+
+
 class NotOurs(NeedsPerson):
     """The process or machine found is not the one that was started from this run directory."""
 
@@ -69,6 +73,15 @@ class BootTimes(NamedTuple):
 
     first_instruction: float
     agent: float
+
+
+class Fetched(NamedTuple):
+    """How far a disk is, in bytes of it. whole: nothing of it is missing in its image. begun: just now."""
+
+    done: int
+    total: int
+    whole: bool
+    begun: bool = False
 
 
 class Executed(NamedTuple):
@@ -133,6 +146,18 @@ class RunningMachine(Protocol):
         ...
 
     def resume(self) -> None: ...
+
+    def fetch(self, disk: str) -> Fetched:
+        """Go on fetching all of a disk into its image, in the background; how far it is by now."""
+        ...
+
+    def flush(self, disk: str) -> None:
+        """Make durable what a disk's image has. Raises FlushFailed."""
+        ...
+
+    def let_go(self, disk: str) -> None:
+        """Close what a disk, once it is whole, read from. Harmless to repeat."""
+        ...
 
     def power_down(self, limit: float) -> bool:
         """Ask the guest to shut down; whether the machine was gone within `limit` seconds."""

@@ -14,9 +14,8 @@ import msgspec
 from ulid import ULID
 
 from standby.clock import Clock
-from standby.errors import Bug, Fenced
+from standby.errors import Bug, Fenced, NeedsPerson, Recoverable
 from standby.hypervisor.host import Network, RecoveryHost
-from standby.objects.base import StoreUnreachable
 from standby.recovery import machine_steps, prerequisites, run_directory, split_brain
 from standby.recovery.machine_steps import Copy, MachineSteps, Manner, RunOrder, never, so
 from standby.recovery.prerequisites import NotReady
@@ -94,7 +93,7 @@ def copy_of(run: Path) -> Copy | None:
 
 def sources(run: Path, order: LiveOrder) -> list[Source]:
     copy = copy_of(run)
-    return machine_steps.sources(run, order, copy) if copy else []
+    return machine_steps.sources(run, order, copy, machine_steps.LIVE_PATIENCE) if copy else []
 
 
 class Work:
@@ -129,7 +128,7 @@ class Work:
         # It has been here before: only who owns the replica by now may stand against it.
         try:
             self._refuse_elsewhere()
-        except StoreUnreachable:
+        except (Recoverable, NeedsPerson):
             # A machine whose disks are here whole needs no store to start again.
             if sources(self._run, self._order):
                 raise

@@ -118,12 +118,17 @@ class Manner(NamedTuple):
     bridge: str = ""
 
 
-def sources(run: Path, order: RunOrder, copy: Copy) -> list[Source]:
+def sources(run: Path, order: RunOrder, copy: Copy, patience: int = 0) -> list[Source]:
     """The disks that are served: those of which not all is in the overlay yet."""
+    every = all_sources(run, order, copy, patience)
+    return [source for index, source in enumerate(every) if not whole_mark(run, index).exists()]
+
+
+def all_sources(run: Path, order: RunOrder, copy: Copy, patience: int = 0) -> list[Source]:
+    """Every disk as it is served, or was before it was whole. patience: for a store that is away, seconds."""
     return [
-        Source(order.store, order.replica, copy.seq, disk.id, _socket(run, index))
+        Source(order.store, order.replica, copy.seq, disk.id, _socket(run, index), patience)
         for index, disk in enumerate(copy.disks)
-        if not whole_mark(run, index).exists()
     ]
 
 
@@ -204,13 +209,13 @@ class MachineSteps:
         serving.start(self._served_disks())
 
     def _stop(self) -> None:
-        serving.stop(self._served_disks())
+        serving.stop(all_sources(self._run, self._order, self._copy()))
 
     def _served(self) -> Facts | None:
         return so(not serving.dead(self._served_disks()))
 
     def _served_disks(self) -> list[Source]:
-        return sources(self._run, self._order, self._copy())
+        return sources(self._run, self._order, self._copy(), LIVE_PATIENCE if self._manner.live else 0)
 
     def _overlay(self) -> None:
         for index, disk in enumerate(self._copy().disks):

@@ -37,11 +37,6 @@ _LOG_PUT = failpoints.declare("upload.log_put")
 _RECORD_PUT = failpoints.declare("commit.record_put")
 _HEAD_CHECKED = failpoints.declare("commit.head_checked")
 
-_TAKE_OVER = (
-    "do not run the machine here while it runs there; if it runs here and nowhere else, "
-    "`standby vm protect` with --take-over takes a newer epoch"
-)
-
 NewId = Callable[[], str]
 """Makes a nonce (a ULID as text)."""
 
@@ -91,8 +86,8 @@ def attach(
 ) -> Writer:
     """Take the replica over under a new epoch; from the return on no older writer can commit.
 
-    epoch: what the vault issued; None without a vault (then stored + 1). owner: the writer, for people and T0.
-    take_over: also from another owner.
+    epoch: what the vault issued; None without a vault (then stored + 1). owner: the writer; the same again only
+    for who goes on from the same books. take_over: also from another owner (T2).
     Raises Fenced if a newer epoch owns the replica or takes it meanwhile, ChainBroken, Damaged.
     """
     place = Place(store, name)
@@ -133,7 +128,7 @@ def attach(
 
 
 def _claim(place: Place, owner: str, epoch: int | None, take_over: bool) -> tuple[Head, Version, int]:
-    """T0 to T2. A conflict is somebody else's swap (a hold, a merge, a writer): look again."""
+    """T1 and T2. A conflict is somebody else's swap (a hold, a merge, a writer): look again."""
     while True:
         head, version = read_head(place)
         if head.write_features:
@@ -144,15 +139,16 @@ def _claim(place: Place, owner: str, epoch: int | None, take_over: bool) -> tupl
             )
         _HEAD_READ.reach()
         mine = head.epoch + 1 if epoch is None else epoch
-        if not take_over and head.owner not in ("", owner):
-            raise Fenced(
-                f"another writer owns the replica: {head.owner} (epoch {head.epoch})",
-                subject=place.subject(place.name),
-                tried="nothing was written to it",
-                hint=_TAKE_OVER,
-            )
         if head.epoch >= mine:
             raise _fenced(place, head.epoch, mine, "the head")
+        if head.owner not in ("", owner) and not take_over:
+            # A recovered machine may have gone on from here while this agent was away.
+            raise Fenced(
+                f"{head.owner} owns the replica (epoch {head.epoch}), not {owner}",
+                subject=place.subject(place.name),
+                tried="nothing was written",
+                hint="see where the machine runs; if here and nowhere else, `standby vm protect` with --take-over",
+            )
         claimed = msgspec.structs.replace(head, epoch=mine, owner=owner, changes=head.changes + 1)
         answer = place.store.swap(place.head, encode(claimed), version)
         if not isinstance(answer, Conflict):
@@ -166,7 +162,7 @@ def _fenced(place: Place, theirs: int, mine: int, where: str) -> Fenced:
     return Fenced(
         f"another writer owns the replica: {where} has epoch {theirs}, this writer has {mine}",
         subject=place.subject(place.name),
-        hint=_TAKE_OVER,
+        hint="if the machine runs here and nowhere else, `standby vm protect` with --take-over takes a newer epoch",
     )
 
 

@@ -107,7 +107,7 @@ class Books:
                 raise InvalidRequest("it is protected already", subject=relationship.machine)
             db.execute(
                 "INSERT INTO relationship (id, machine, connection, store, replica, replica_id, policy, spool,"
-                " state, excluded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " state, excluded, taking_over) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     relationship.id,
                     relationship.machine,
@@ -119,6 +119,7 @@ class Books:
                     relationship.spool,
                     relationship.status.state,
                     _json(relationship.excluded),
+                    relationship.taking_over,
                 ),
             )
             for disk in relationship.disks:
@@ -149,6 +150,7 @@ class Books:
             before = fields.pop("before_pause")
             status = Status(State(fields.pop("state")), State(before) if before else None)
             connection = fields.pop("connection")
+            fields["taking_over"] = bool(fields["taking_over"])
             fields["policy"] = msgspec.json.decode(fields["policy"], type=Policy)
             fields["excluded"] = msgspec.json.decode(fields["excluded"], type=tuple[str, ...])
             fields["replica_id"] = UUID(fields["replica_id"])
@@ -179,6 +181,9 @@ class Books:
 
     def set_closing(self, relationship: str, ordinal: int) -> None:
         self._set(relationship, closing=ordinal)
+
+    def set_taking_over(self, relationship: str, allowed: bool) -> None:
+        self._set(relationship, taking_over=allowed)
 
     def set_active(self, relationship: str, active: int) -> None:
         self._set(relationship, active=active)

@@ -13,6 +13,7 @@ class SourceAction(StrEnum):
     RECOVER = "bring change tracking in order"
     SCAN = "scan a disk"
     CYCLE = "make a point"
+    MISS = "let a cycle go by"
     MAKE_ROOM = "drop queued logs of a full volume"
     RESYNCHRONIZE = "begin to compare disks with the replica"
     HOLD = "wait for the next window to compare disks"
@@ -32,8 +33,8 @@ class View(NamedTuple):
     are unusable. unlearned: they lack what the oldest entry holds. scanning: a disk's scan is not done.
     resync_open: disks may be compared now. full: no further log may be written. crowded: a volume has too
     little room left and holds queued logs. closing: the point that closes the last scan waits. queued,
-    queued_scans: entries that wait, and those of them that are a scan's. cycle_due, ship_due: the time has
-    come (frequency; no error stands in the way).
+    queued_scans: entries that wait, and those of them that are a scan's. capture_due, ship_due: no error stands in
+    the way. cycle_due: nor is it too early for the next point.
     """
 
     state: State
@@ -48,6 +49,7 @@ class View(NamedTuple):
     closing: bool
     queued: int
     queued_scans: int
+    capture_due: bool
     cycle_due: bool
     ship_due: bool
 
@@ -65,10 +67,8 @@ def source_action(view: View) -> SourceAction:
         return SourceAction.MAKE_ROOM
     if view.state is State.PAUSED or view.unknown:
         return SourceAction.WAIT
-    if not view.tracked:
-        return SourceAction.RECOVER if view.cycle_due else SourceAction.WAIT
-    if not _agreed(view):
-        return SourceAction.RECOVER
+    if not view.tracked or not _agreed(view):
+        return SourceAction.RECOVER if view.capture_due else SourceAction.WAIT
     if view.state is State.RESYNC_REQUIRED:
         # Where nothing is left to compare, the point that closes the resynchronization costs no reading.
         return SourceAction.RESYNCHRONIZE if view.resync_open or not view.scanning else SourceAction.WAIT
@@ -76,10 +76,11 @@ def source_action(view: View) -> SourceAction:
         if view.state is State.RESYNCHRONIZING and not view.resync_open:
             return SourceAction.HOLD
         # One scan's log waits at most: the store sets the pace, not the size of the spool.
-        return SourceAction.WAIT if view.queued_scans or view.full else SourceAction.SCAN
+        held = view.queued_scans or view.full or not view.capture_due
+        return SourceAction.WAIT if held else SourceAction.SCAN
     if view.full:
         # Changes go on being tracked; the next point takes them along.
-        return SourceAction.WAIT
+        return SourceAction.MISS if view.cycle_due else SourceAction.WAIT
     if view.state in _CLOSING:
         # The point that closes a scan is made at once; while it waits for the store, others follow it.
         return SourceAction.CYCLE if view.cycle_due or not view.closing else SourceAction.WAIT

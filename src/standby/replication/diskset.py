@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
 
 from standby.errors import NeedsPerson, ResyncRequired
 from standby.records import MachineDescription
 from standby.replication.books import Books
 from standby.replication.relationship import UNKNOWN, DiskBook, Relationship
-
-ADDED: Final = "it was added to the protected machine"
+from standby.replication.resync import EXPLAINED, Reason
 
 
 class DiskAdded(ResyncRequired):
@@ -39,7 +37,8 @@ def take_in_added(books: Books, relationship: Relationship, machine: MachineDesc
     added = [disk for disk in machine.disks if disk.id not in known]
     for disk in added:
         books.add_disk(
-            relationship.id, DiskBook(id=disk.id, size=disk.size, scan=ADDED, scanned=0, learned=UNKNOWN)
+            relationship.id,
+            DiskBook(id=disk.id, size=disk.size, scan=Reason.ADDED.value, scanned=0, learned=UNKNOWN),
         )
     return [disk.id for disk in added]
 
@@ -48,7 +47,7 @@ def refuse_added(relationship: Relationship, machine: MachineDescription) -> Non
     known = {*relationship.excluded, *(disk.id for disk in relationship.disks)}
     if added := sorted(disk.id for disk in machine.disks if disk.id not in known):
         raise DiskAdded(
-            ADDED,
+            EXPLAINED[Reason.ADDED].why,
             subject=f"{relationship.machine}, {', '.join(added)}",
             tried="it is protected from now on; older points are without it",
             hint=f"nothing to do; or leave it out: `standby vm disks {relationship.machine} --exclude {added[0]}`",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from ulid import ULID
@@ -23,10 +23,8 @@ from standby.replica.writer import create
 from standby.replication.books import Books
 from standby.replication.policy import Policy
 from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship, Side
+from standby.replication.resync import Reason
 from standby.replication.states import Event, State, Status, after
-
-INITIAL: Final = "initial replication"
-"""Why a disk is scanned at first."""
 
 _CHECKED = failpoints.declare("enable.checked")
 _NOTED = failpoints.declare("enable.noted")
@@ -162,6 +160,7 @@ def _left_behind(place: Place, machine: str) -> UUID | None:
 def take_over(books: Books, relationship: str) -> None:
     """Own a replica again that another agent has fenced off: it is compared with the disks by hashes."""
     known = books.get(relationship)
+    books.set_taking_over(known.id, True)
     books.set_status(known.id, after(known.status, Event.STARTED, known.machine))
     for side in Side:
         books.set_trouble(known.id, side, None)
@@ -198,11 +197,12 @@ def _relationship(
         committed="",
         excluded=tuple(sorted(request.excluded)),
         closing=0,
+        taking_over=request.take_over,
         resync="",
         capture=None,
         send=None,
         disks=tuple(
-            DiskBook(id=disk.id, size=disk.size, scan=INITIAL, scanned=0, learned=UNKNOWN)
+            DiskBook(id=disk.id, size=disk.size, scan=Reason.NEVER.value, scanned=0, learned=UNKNOWN)
             for disk in description.disks
             if disk.id not in request.excluded
         ),

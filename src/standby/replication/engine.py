@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import tzinfo
 from typing import Final, NamedTuple, Protocol
 
 from standby.clock import Clock
 from standby.errors import Fenced, InvalidRequest, NeedsPerson, Recoverable, ResyncRequired, StandbyError
 from standby.hypervisor.base import Consistency
 from standby.replica.documents import Record
+from standby.replication.agenda import turn
 from standby.replication.books import Books, BooksUnwritable
+from standby.replication.chronicle import Chronicler
+from standby.replication.classification import Outcome, outcome
 from standby.replication.decide import SourceAction, TargetAction, View, source_action, target_action
 from standby.replication.entries import Queue
+from standby.replication.hours import host_zone
 from standby.replication.relationship import Relationship, Side, Trouble
+from standby.replication.resync import Reason
 from standby.replication.retry import wait_seconds
 from standby.replication.room import Room, room
 from standby.replication.source import CycleReport, Source
+from standby.replication.standing import resync_opens
 from standby.replication.states import Event, State, after
 from standby.replication.target import Target
 
-POLL: Final = 0.2
-"""Seconds between two looks at the world while there is nothing to do."""
-
-BACKLOG: Final = "its queued logs took the room that the machine's own disks need"
-"""Why disks are compared after logs had to be dropped."""
+LOOK: Final = 5.0
+"""Seconds after which an engine that waits looks again at what nobody tells it: room, windows."""
 
 
+_CLOSING: Final = (State.FINALIZING, State.RESYNCHRONIZING)
 _SCANNING: Final = (State.INITIAL_REPLICATION, State.RESYNC_REQUIRED, State.RESYNCHRONIZING)
 
 
@@ -43,6 +47,14 @@ class Observer(Protocol):
     def committed(self, record: Record) -> None: ...
 
     def failed(self, error: StandbyError) -> None: ...
+
+
+class HostBusy(Recoverable):
+    """The host is short of memory, space or connections for now."""
+
+
+class HostRefused(NeedsPerson):
+    """The host's file system refuses what was asked of it, or its device fails."""
 
 
 class Step(NamedTuple):
@@ -61,15 +73,26 @@ class Engine:
         target: Target,
         clock: Clock,
         observer: Observer,
+        *,
+        first_cycle: float = 0.0,
+        tz: tzinfo | None = None,
     ) -> None:
+        """first_cycle: seconds until the first cycle is due. tz: of the host's clock (its own).
+
+        `changed` is called when somebody asked for something.
+        """
         self._books = books
         self._id = relationship
         self._source = source
         self._target = target
         self._clock = clock
         self._observer = observer
-        self._next_cycle = clock.monotonic()
-        self._no_work_before = dict.fromkeys(Side, self._next_cycle)
+        self._tz = tz or host_zone()
+        self._chronicler = Chronicler(books, relationship, clock, self._tz)
+        self._next_cycle = clock.monotonic() + first_cycle
+        self._no_work_before = dict.fromkeys(Side, clock.monotonic())
+        self._stopping = threading.Event()
+        self.changed: Callable[[], None] = lambda: None
         self._wanted = Consistency.CRASH
         self._next_application = clock.monotonic()
         self._lock = threading.Lock()
@@ -78,14 +101,17 @@ class Engine:
         """Make the next point application-consistent, and make it now."""
         self._wanted = Consistency.APPLICATION
         self._next_cycle = self._clock.monotonic()
+        self.changed()
 
     def pause(self) -> None:
         """Stop cycles and uploads; changes go on being tracked. Raises InvalidRequest if paused already."""
         self._apply(Event.PAUSED)
+        self.changed()
 
     def resume(self) -> None:
         """Go on after a pause. Raises InvalidRequest if it is not paused."""
         self._apply(Event.RESUMED)
+        self.changed()
 
     def retry_now(self) -> None:
         """Try again at once what waits for its time, or for a person."""
@@ -93,35 +119,21 @@ class Engine:
             self._books.set_trouble(self._id, side, None)
             self._no_work_before[side] = self._clock.monotonic()
         self._next_cycle = self._clock.monotonic()
+        self.changed()
 
     def step(self) -> Step:
         """Do what is next on either side, one after the other."""
         return Step(self.source_step(), self.target_step())
 
-    def run(self, stop: threading.Event) -> None:
-        """Go on until `stop` is set; captures go on while an upload is under way (log swap).
-
-        Raises what is a bug or needs the caller (Fenced, NeedsPerson); what can be waited for is waited for.
-        """
-        with ThreadPoolExecutor(1) as shipping:
-            upload: Future[TargetAction] | None = None
-            while not stop.is_set():
-                if upload and upload.done():
-                    upload.result()
-                    upload = None
-                if upload is None:
-                    action = target_action(self.view())
-                    if action is TargetAction.SHIP:
-                        upload = shipping.submit(self.target_step)
-                    elif action is not TargetAction.WAIT:
-                        # These change what the source builds on, so they never run beside it.
-                        self.target_step()
-                if self.source_step() is SourceAction.WAIT:
-                    stop.wait(POLL)
+    def stop_soon(self) -> None:
+        """End a scan that is under way at the next step, with what it has."""
+        self._stopping.set()
 
     def close(self) -> None:
+        """Raises BooksUnwritable; everything is let go of before."""
         self._source.let_go()
         self._target.let_go()
+        self._chronicler.keep()
 
     def view(self) -> View:
         relationship = self._books.get(self._id)
@@ -143,13 +155,39 @@ class Engine:
             scanning=relationship.scanning,
             queued=queue.length,
             queued_scans=queue.scans,
-            resync_open=relationship.resync != "cancelled",
+            resync_open=self._resync_open(relationship),
             full=bool(space.full),
             crowded=bool(space.crowded),
             closing=relationship.closing > 0,
+            capture_due=self._due(relationship, Side.CAPTURE),
             cycle_due=self._due(relationship, Side.CAPTURE) and self._clock.monotonic() >= self._next_cycle,
             ship_due=self._due(relationship, Side.SEND),
         )
+
+    def next_look(self) -> float:
+        """Monotonic seconds at which there may be something to do, if nobody asks for anything before."""
+        now = self._clock.monotonic()
+        times = [
+            now + LOOK,
+            *(time for time in (self._next_cycle, *self._no_work_before.values()) if time > now),
+        ]
+        send = self._relationship().send
+        if send and send.retry_at is not None:
+            times.append(now + max(0.0, send.retry_at - self._clock.now().timestamp()))
+        return min(times)
+
+    @property
+    def cycle_due_at(self) -> float:
+        """Monotonic seconds."""
+        return self._next_cycle
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def frequency(self) -> int:
+        return self._relationship().policy.frequency
 
     def source_step(self) -> SourceAction:
         """Do what is next with the machine. Raises Bug."""
@@ -158,6 +196,7 @@ class Engine:
             SourceAction.RECOVER: self._recover,
             SourceAction.SCAN: self._scan,
             SourceAction.CYCLE: self._cycle,
+            SourceAction.MISS: self._miss,
             SourceAction.MAKE_ROOM: self._make_room,
             SourceAction.RESYNCHRONIZE: lambda: self._apply(Event.RESYNC_STARTED),
             SourceAction.HOLD: lambda: self._apply(Event.RESYNC_HELD),
@@ -167,14 +206,15 @@ class Engine:
                 try:
                     doing[action]()
                 except ResyncRequired as error:
-                    self._observer.failed(error)
+                    self._met(error)
                     self._apply(Event.TRACKING_LOST)
                 else:
                     self._clear(Side.CAPTURE)
             except (Recoverable, NeedsPerson, InvalidRequest) as error:
                 # The cycle is missed; the next one takes what it would have taken.
-                self._schedule_cycle()
                 self._note(Side.CAPTURE, error)
+            except (OSError, MemoryError) as error:
+                self._note(Side.CAPTURE, _of_host(error, self._relationship().machine))
         return action
 
     def target_step(self) -> TargetAction:
@@ -192,6 +232,8 @@ class Engine:
             except (Recoverable, NeedsPerson, InvalidRequest) as error:
                 # Captures go on meanwhile.
                 self._note(Side.SEND, error)
+            except (OSError, MemoryError) as error:
+                self._note(Side.SEND, _of_host(error, self._relationship().machine))
             except Fenced as error:
                 self._note(Side.SEND, error)
                 self._apply(Event.FENCED)
@@ -211,21 +253,22 @@ class Engine:
     def _make_room(self) -> None:
         relationship = self._relationship()
         crowded = self._room(relationship, self._books.queued(self._id)).crowded
-        self._source.drop(crowded, BACKLOG)
+        self._source.drop(crowded, Reason.BACKLOG)
         if relationship.status.state is not State.INITIAL_REPLICATION:
             self._apply(Event.TRACKING_LOST)
 
     def _scan(self) -> None:
         disk = next(d for d in self._books.get(self._id).disks if d.scan and d.scanned < d.size)
-        self._source.scan(disk.id, self._observer.scanned)
+        self._source.scan(disk.id, self._observer.scanned, self._stopping.is_set)
         if not self.view().scanning and self._state() is State.INITIAL_REPLICATION:
             self._apply(Event.SCANNED)
 
     def _cycle(self) -> None:
         began = self._clock.monotonic()
-        if self._state() is State.PROTECTED:
+        relationship = self._relationship()
+        if relationship.status.state is State.PROTECTED:
             self._apply(Event.CYCLE_BEGAN)
-        hours = self._relationship().policy.application_consistent_hours
+        hours = relationship.policy.application_consistent_hours
         wanted, self._wanted = self._wanted, Consistency.CRASH
         if hours and began >= self._next_application:
             wanted = Consistency.APPLICATION
@@ -239,13 +282,16 @@ class Engine:
         relationship = self._relationship()
         if relationship.status.state is State.DELTA:
             self._apply(Event.CYCLE_ENDED)
-        elif (
-            relationship.status.state in (State.FINALIZING, State.RESYNCHRONIZING)
-            and not relationship.closing
-        ):
+        elif relationship.status.state in _CLOSING and not relationship.closing:
             self._books.set_closing(self._id, report.entry.ordinal)
+        self._chronicler.captured(relationship, report, wanted)
         self._observer.cycle(report)
-        self._schedule_cycle(began)
+        self._turn(began)
+
+    def _miss(self) -> None:
+        """A cycle is due and may not be made."""
+        self._chronicler.missed(self._relationship(), 1)
+        self._turn(self._clock.monotonic())
 
     def _attach(self) -> None:
         if not self._target.attach():
@@ -272,6 +318,8 @@ class Engine:
             # And not one that was queued before the loss.
             self._apply(Event.CLOSED)
             self._books.set_closing(self._id, 0)
+            self._books.set_resync(self._id, "")
+        self._chronicler.committed(relationship, record)
         self._observer.committed(record)
 
     def _room(self, relationship: Relationship, queue: Queue) -> Room:
@@ -294,10 +342,16 @@ class Engine:
         What the machine is asked is asked again at each interval: that is what the frequency says, and costs
         next to nothing.
         """
-        before = self._relationship().trouble(side)
+        relationship = self._relationship()
+        before = relationship.trouble(side)
         now = self._clock.now().timestamp()
         failures = before.failures + 1 if before else 1
-        wait = wait_seconds(failures) if side is Side.SEND else self._relationship().policy.frequency
+        if side is Side.CAPTURE:
+            wait = relationship.policy.frequency
+            self._no_work_before[side] = self._clock.monotonic() + wait
+            self._turn(self._clock.monotonic(), missed=1)
+        else:
+            wait = wait_seconds(failures)
         trouble = Trouble(
             error=str(error),
             kind=type(error).__name__,
@@ -311,16 +365,28 @@ class Engine:
             self._no_work_before[side] = self._clock.monotonic() + wait_seconds(1)
             if not isinstance(error, BooksUnwritable):
                 self._observer.failed(unwritable)
+        self._met(error)
+
+    def _met(self, error: StandbyError) -> None:
+        self._chronicler.failed(self._relationship(), error)
         self._observer.failed(error)
 
     def _clear(self, side: Side) -> None:
         if self._relationship().trouble(side):
             self._books.set_trouble(self._id, side, None)
 
-    def _schedule_cycle(self, began: float | None = None) -> None:
-        """The next cycle is due one interval after this one began, or at once if it took longer."""
-        start = self._clock.monotonic() if began is None else began
-        self._next_cycle = start + self._relationship().policy.frequency
+    def _turn(self, began: float, missed: int = 0) -> None:
+        """The cycle that was due has had its turn at `began`; due times stay on their grid."""
+        frequency = self._relationship().policy.frequency
+        passed, self._next_cycle = turn(self._next_cycle, frequency, began)
+        self._chronicler.missed(self._relationship(), passed + missed)
+
+    def _resync_open(self, relationship: Relationship) -> bool:
+        now = self._clock.now()
+        opens = resync_opens(relationship, now, self._tz)
+        # One that runs goes on when its window closes: until it ends there are no points.
+        running = relationship.status.state is State.RESYNCHRONIZING and relationship.resync != "cancelled"
+        return running or (opens is not None and opens <= now)
 
     def _relationship(self) -> Relationship:
         return self._books.get(self._id)
@@ -333,3 +399,17 @@ class Engine:
             status = after(self._relationship().status, event, self._relationship().machine)
             self._books.set_status(self._id, status)
         self._observer.state(status.state)
+
+
+def _of_host(error: OSError | MemoryError, machine: str) -> HostBusy | HostRefused:
+    """Raises the error itself where it can only be a bug."""
+    found = outcome(error)
+    if found is Outcome.BUG:
+        raise error
+    kind = HostBusy if found is Outcome.RETRY else HostRefused
+    return kind(
+        str(error) or "out of memory",
+        subject=machine,
+        tried="the step was given up, nothing was forgotten",
+        hint="see what uses this host's memory, space and files up",
+    )

@@ -64,6 +64,7 @@ class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     """active: the round of change tracking since which nothing is in a log yet. committed: nonce of the
     newest record that is known to be committed. excluded: disks that are left out.
     closing: ordinal of the entry that closes the scan which ran last, 0 if it is not made or is committed.
+    taking_over: an operator let this agent have a replica that another one owns.
     resync: what an operator last said of a resynchronization that waits ("" nothing, "now", "cancelled").
     """
 
@@ -80,6 +81,7 @@ class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     committed: str
     excluded: tuple[str, ...]
     closing: int
+    taking_over: bool
     resync: str
     capture: Trouble | None
     send: Trouble | None

@@ -43,6 +43,7 @@ ALTER TABLE relationship DROP COLUMN retry_at;
 ALTER TABLE relationship DROP COLUMN error;
 ALTER TABLE relationship ADD COLUMN connection TEXT NOT NULL DEFAULT '';
 ALTER TABLE relationship ADD COLUMN excluded TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE relationship ADD COLUMN taking_over INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE relationship ADD COLUMN closing INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE relationship ADD COLUMN resync TEXT NOT NULL DEFAULT '';
 """,

@@ -17,10 +17,13 @@ from standby.errors import InvalidRequest, Recoverable
 from standby.hypervisor.base import Ending, Hypervisor, MachineUnreachable
 from standby.replication.books import Books
 from standby.replication.decide import SourceAction, TargetAction
-from standby.replication.engine import POLL, Engine
+from standby.replication.engine import Engine
 from standby.replication.source import Source
 from standby.replication.states import Event, State, after
 from standby.replication.target import Target
+
+POLL: Final = 0.2
+"""Seconds between two looks at the world while there is nothing to do."""
 
 RETRY: Final = 5.0
 """Seconds after which an operator who waits has everything tried again that failed."""

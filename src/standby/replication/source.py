@@ -22,16 +22,18 @@ from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.log import SealedLog
 from standby.replication.books import Books
-from standby.replication.dirty import dirty_blocks
-from standby.replication.diskset import ADDED, let_detached_go, refuse_added, take_in_added
+from standby.replication.dirty import EMPTY, DirtyBlocks, dirty_blocks, together
+from standby.replication.diskset import let_detached_go, refuse_added, take_in_added
 from standby.replication.entries import Entry, EntryDisk, LocalLog
 from standby.replication.extract import WORKERS, Extractor
 from standby.replication.known import KnownLost
 from standby.replication.learning import Learning
 from standby.replication.precopy import once_more
 from standby.replication.relationship import UNKNOWN, Relationship
+from standby.replication.resync import Reason, of_lost
 from standby.replication.room import Volume
 from standby.replication.spool import Spool
+from standby.replication.statistics import DiskChange, change_of
 
 SCAN_LOG: Final = 512 << 20
 """Stored bytes after which a scan seals its log and commits its progress."""
@@ -71,13 +73,15 @@ def no_progress(_disk: str, _count: int) -> None:
 
 class CycleReport(NamedTuple):
     """changed: bytes that the guest wrote since the cut before, in whole pages. under_cut: those that were
-    read while the cut was open. stored: bytes of the logs. window: seconds that the cut was open."""
+    read while the cut was open. stored: bytes of the logs. window: seconds that the cut was open. churn: where
+    it wrote, by disk."""
 
     entry: Entry
     changed: int
     under_cut: int
     stored: int
     window: float
+    churn: Mapping[str, DiskChange]
 
 
 class Source:
@@ -128,9 +132,13 @@ class Source:
             let_detached_go(
                 self._books, relationship, [disk for disk, why in found.items() if why is Lost.DETACHED]
             )
-            lost = {d: why.value for d, why in found.items() if why not in (None, Lost.DETACHED)}
+            lost = {
+                disk: of_lost(why).value
+                for disk, why in found.items()
+                if why is not None and why is not Lost.DETACHED
+            }
             lost |= dict.fromkeys(
-                take_in_added(self._books, self._books.get(self._id), self._describe()), ADDED
+                take_in_added(self._books, self._books.get(self._id), self._describe()), Reason.ADDED.value
             )
             if lost:
                 self._note_sizes({disk for disk, reason in found.items() if reason is Lost.RESIZED})
@@ -144,8 +152,13 @@ class Source:
         self._tracking = tracking
         return lost
 
-    def scan(self, disk_id: str, progress: ScanProgress = no_progress) -> Entry | None:
-        """Scan on from where the books say, until the log is full or the disk is done (C4, C6).
+    def scan(
+        self,
+        disk_id: str,
+        progress: ScanProgress = no_progress,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Entry | None:
+        """Scan on from where the books say, until the log is full, the disk is done or it is enough (C4, C6).
 
         Returns the entry with what differed, or None if nothing did.
         """
@@ -160,7 +173,7 @@ class Source:
                 stack.callback(log.abandon)
                 live = {one: stack.enter_context(closing(handle)) for one, handle in tracking.live().items()}
                 extractor = Extractor(known, log.writer, self._workers)
-                while at < disk.size and log.stored < SCAN_LOG:
+                while at < disk.size and log.stored < SCAN_LOG and not enough():
                     end = min(at + SCAN_STEP, disk.size)
                     extractor.scan(
                         live[disk_id], Extent(at, end - at), lambda count: progress(disk_id, count)
@@ -202,13 +215,15 @@ class Source:
                     disk.id: Extractor(self._learning.known(disk), logs[disk.id].writer, self._workers)
                     for disk in relationship.disks
                 }
-                number, changed = self._precopy(tracking, relationship, extractors, pending)
+                churn = dict.fromkeys(extractors, EMPTY)
+                number, changed = self._precopy(tracking, relationship, extractors, pending, churn)
                 with tracking.cut(number, consistency) as cut:
                     opened = self._clock.monotonic()
                     under_cut = 0
                     for disk_id, ended in cut.disks.items():
                         dirty = dirty_blocks(ended.dirty, ended.disk.size)
                         under_cut += dirty.nbytes
+                        churn[disk_id] = together(churn[disk_id], dirty)
                         extractors[disk_id].round(ended.disk, dirty)
                     _CUT_READ.reach()
                     at, reached, note = cut.at, cut.consistency, cut.note
@@ -233,12 +248,17 @@ class Source:
             _LEARNED.reach()
             tracking.forget(number)
             _FORGOTTEN.reach()
-            return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window)
+            written = {
+                disk.id: change_of(churn[disk.id], disk.size)
+                for disk in relationship.disks
+                if len(churn[disk.id].blocks)
+            }
+            return CycleReport(entry, changed + under_cut, under_cut, entry.stored, window, written)
 
-    def drop(self, disks: Collection[str], reason: str, since: int = 0) -> None:
+    def drop(self, disks: Collection[str], reason: Reason, since: int = 0) -> None:
         """Give up what these disks have queued from the entry `since` on: they are compared anew."""
         self.let_go()
-        for path in self._books.drop_logs(self._id, disks, reason, since):
+        for path in self._books.drop_logs(self._id, disks, reason.value, since):
             path.unlink(missing_ok=True)
 
     def volumes(self) -> Mapping[str, Volume]:
@@ -276,7 +296,7 @@ class Source:
         except BaseException as error:
             self.let_go()
             if isinstance(error, TrackingLost):
-                self._books.require_scan(self._id, {error.disk: error.lost.value})
+                self._books.require_scan(self._id, {error.disk: of_lost(error.lost).value})
             if isinstance(error, DiskUnreachable):
                 raise MachineUnreachable(
                     f"its disks can no longer be read: {error.subject}: {error.cause}",
@@ -292,6 +312,7 @@ class Source:
         relationship: Relationship,
         extractors: Mapping[str, Extractor],
         pending: int,
+        churn: dict[str, DirtyBlocks],
     ) -> tuple[int, int]:
         """Read what is dirty from the live disks while that pays. Returns the cut's number, bytes read."""
         number = relationship.active + 1
@@ -305,6 +326,7 @@ class Source:
                 for disk, one in ended.items():
                     dirty = dirty_blocks(one.dirty, one.disk.size)
                     before += dirty.nbytes
+                    churn[disk] = together(churn[disk], dirty)
                     extractors[disk].round(one.disk, dirty)
             _PRECOPIED.reach()
             changed += before
@@ -319,7 +341,7 @@ class Source:
         """Nothing was written since the last cut: the disks are still as they were then."""
         entry = self._entry(kind, at, {}, relationship, consistency=Consistency.CRASH.value, machine=machine)
         entry = self._books.enter_point(self._id, entry, relationship.active)
-        return CycleReport(entry, 0, 0, 0, 0.0)
+        return CycleReport(entry, 0, 0, 0, 0.0, {})
 
     def _entry(
         self,
@@ -392,7 +414,7 @@ class Source:
             ]
             if not lost:
                 return
-            self.drop({disk for _, disk, _ in lost}, QUEUE_LOST, since=min(one for one, _, _ in lost))
+            self.drop({disk for _, disk, _ in lost}, Reason.LOG_LOST, since=min(one for one, _, _ in lost))
         raise QueueLost(
             QUEUE_LOST,
             subject=f"{relationship.machine}, {lost[0][2].path}",

@@ -19,8 +19,7 @@ from standby.replication.books import Books
 from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks
 from standby.replication.relationship import UNKNOWN
-
-DIVERGED: Final = "the replica is not what this agent left there (another writer, or older books)"
+from standby.replication.resync import Reason
 
 _UPLOADED: Final = failpoints.declare("ship.uploaded")
 _COMMITTED: Final = failpoints.declare("ship.committed")
@@ -38,7 +37,7 @@ class Target:
         self._books = books
         self._id = relationship
         self._store = store
-        self._owner = owner
+        self._owner = f"{owner}, {relationship}"
         self._clock = clock
         self._new_id = new_id
         self._writer: Writer | None = None
@@ -56,20 +55,9 @@ class Target:
         """The newest record that says what the replica holds, once attached."""
         return last_state([stored.record for stored in self._writer.chain]) if self._writer else None
 
-    def claim(self) -> None:
-        """Own the replica from here on, whoever did before (T0): an operator says that the machine runs here."""
-        attach(
-            self._store,
-            self._books.get(self._id).replica,
-            owner=self._owner,
-            clock=self._clock,
-            new_id=self._new_id,
-        )
-
     def attach(self, epoch: int | None = None) -> bool:
-        """Take the replica over and compare it with the books. Returns whether they agree.
+        """Own the replica under a new epoch and compare it with the books. Returns whether they agree.
 
-        Raises Fenced where somebody else owns it, as after a failover (T0).
         Where they do not, every disk is to be scanned and the queue is dropped: its logs build on
         something that the replica does not have.
         """
@@ -81,8 +69,10 @@ class Target:
             clock=self._clock,
             new_id=self._new_id,
             epoch=epoch,
-            take_over=False,
+            take_over=relationship.taking_over,
         )
+        if relationship.taking_over:
+            self._books.set_taking_over(self._id, False)
         newest = last_state([stored.record for stored in writer.chain])
         nonce = newest.nonce if newest else ""
         queue = self._books.queue(self._id)
@@ -90,7 +80,7 @@ class Target:
             # The commit of the head of the queue had won, and its answer was lost with the agent.
             self._forget(queue[0])
         elif nonce != relationship.committed:
-            self._books.diverged(self._id, nonce, DIVERGED)
+            self._books.diverged(self._id, nonce, Reason.DIVERGED.value)
             self._writer = writer
             return False
         self._writer = writer

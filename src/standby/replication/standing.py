@@ -1,0 +1,77 @@
+"""How a relationship stands: its health, from what its agent's books say. For people, programs and the vault."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, tzinfo
+
+from standby.replication import chronicle, health, resync, statistics
+from standby.replication.books import Books
+from standby.replication.chronicle import Chronicle
+from standby.replication.entries import Queue
+from standby.replication.forecast import backlog
+from standby.replication.health import Compared, Facts, Health, Problem
+from standby.replication.relationship import DiskBook, Relationship, Trouble
+from standby.replication.states import State
+
+
+def health_of(books: Books, relationship: Relationship, now: datetime, tz: tzinfo, *, agent: bool) -> Health:
+    """agent: whether one is at work on these books."""
+    found = chronicle.read(books, relationship, now, tz)
+    return health.health(
+        facts(relationship, books.queued(relationship.id), found, now, tz, agent=agent), now, tz
+    )
+
+
+def facts(
+    relationship: Relationship, queue: Queue, found: Chronicle, now: datetime, tz: tzinfo, *, agent: bool
+) -> Facts:
+    """What health is computed from. Pure."""
+    policy = relationship.policy
+    scanned = [disk for disk in relationship.disks if disk.scan]
+    total = sum(disk.size for disk in scanned)
+    opens = resync_opens(relationship, now, tz)
+    forecasts = (
+        backlog(disk.id, samples, disk.size, policy.backlog_percent)
+        for disk in relationship.disks
+        if disk.size and (samples := found.queued.get(disk.id))
+    )
+    return Facts(
+        state=State.PROTECTED if relationship.status.state is State.DELTA else relationship.status.state,
+        before_pause=relationship.status.before_pause,
+        newest_point=found.newest,
+        last_sync=found.synced,
+        statistics=statistics.rolled(found.history, now, policy.monitoring, tz).current,
+        problems=tuple(_problem(one) for one in (relationship.send, relationship.capture) if one),
+        disks={disk.id: _compared(disk, opens) for disk in scanned},
+        scanned=sum(disk.scanned for disk in scanned) / total if total else None,
+        forecasts=tuple(one.sentence(now, tz) for one in forecasts if one.presses(now)),
+        agent=agent,
+    )
+
+
+def resync_opens(relationship: Relationship, now: datetime, tz: tzinfo) -> datetime | None:
+    """When the disks that wait may be compared: all of them, for a point needs all. None: when somebody asks."""
+    if relationship.resync == "now":
+        return now
+    if relationship.resync == "cancelled":
+        return None
+    window = relationship.policy.resync
+    openings = [
+        resync.opens(resync.Reason(disk.scan), window, now, tz)
+        for disk in relationship.disks
+        if disk.scanning
+    ]
+    if any(one is None for one in openings):
+        return None
+    return max((one for one in openings if one is not None), default=now)
+
+
+def _compared(disk: DiskBook, opens: datetime | None) -> Compared:
+    told = resync.EXPLAINED[resync.Reason(disk.scan)]
+    return Compared(why=told.why, opens=opens, action=told.operator)
+
+
+def _problem(trouble: Trouble) -> Problem:
+    retry_at = datetime.fromtimestamp(trouble.retry_at, UTC) if trouble.retry_at is not None else None
+    since = datetime.fromtimestamp(trouble.first, UTC)
+    return Problem(text=trouble.error, since=since, failures=trouble.failures, retry_at=retry_at)
