@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from standby.cli import failover_live, results
+from standby.cli import failover_back, failover_live, results
 from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_planned import planned
 from standby.cli.failover_show import (
@@ -57,6 +57,9 @@ app.command()(failover_live.change_point)
 app.command()(failover_live.cancel)
 app.command()(failover_live.commit)
 app.command()(failover_live.hydrate)
+app.command()(failover_back.reverse)
+app.command()(failover_back.failback)
+app.command()(failover_back.complete)
 app.command()(failover_live.resume)
 
 

@@ -9,15 +9,24 @@ import typer
 from rich.progress import TaskID
 
 from standby.cli import results
-from standby.cli.failover_show import FAILOVERS, RunDirectory, Yes, confirmed, root_of, show_live, tell
+from standby.cli.failover_show import (
+    FAILOVERS,
+    RunDirectory,
+    Yes,
+    confirmed,
+    kind_of,
+    root_of,
+    show_live,
+    tell,
+)
 from standby.cli.output import Json, print_json, progress, say, stderr, stdout
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
 from standby.errors import InvalidRequest
 from standby.hypervisor.host import Fetched, Network
 from standby.hypervisor.launch import QemuHost
+from standby.recovery import failback, live
 from standby.recovery import hydrate as hydrating
-from standby.recovery import live
 from standby.recovery.live import Request
 from standby.recovery.split_brain import CONFIRM
 
@@ -116,8 +125,12 @@ def cancel(run: RunDirectory, yes: Yes = False, json: Json = False) -> None:
 
 
 def commit(run: RunDirectory, json: Json = False) -> None:
-    """Keep the failed-over machine for good: no other point, no cancelling from here on."""
-    show_live(live.commit(run, QemuHost()), json)
+    """Keep the failed-over machine for good: no other point, no cancelling from here on.
+
+    Of a failback: bring its overlays into the old disks, while the guest runs.
+    """
+    done = failback.commit if kind_of(run) == "failback" else live.commit
+    show_live(done(run, QemuHost()), json)
 
 
 def hydrate(run: RunDirectory, json: Json = False) -> None:

@@ -125,7 +125,9 @@ def _next(shown: Failover) -> str:
         case Phase.COMMITTED if set(shown.whole) != set(shown.disks):
             return f"standby failover hydrate {run}"
         case Phase.COMMITTED:
-            return "standby vm protect"
+            return f"standby failover reverse {run}"
+        case Phase.WAITING:
+            return f"`standby failover planned` where it runs, then standby failover complete {run}"
         case Phase.CANCELLING:
             return f"standby failover cancel {run}"
         case _:

@@ -24,6 +24,10 @@ class StartFailed(NeedsPerson):
     """The hypervisor did not start the machine. The message holds its words."""
 
 
+class MergeFailed(Recoverable):
+    """An image could not be brought into its base; it stays where it is."""
+
+
 class FlushFailed(Recoverable):
     """An image could not be made durable."""
 
@@ -43,12 +47,15 @@ class DiskImage(NamedTuple):
     there is kept in the image, so that nothing is fetched twice.
     patience: seconds in which a read waits for a backing server that went away, before the guest sees an
     I/O error.
+    base: the image file, with its format, that it lies upon; never together with `backing`. Nothing is kept of
+    what is read from there.
     """
 
     path: Path
     format: str
     backing: str = ""
     patience: int = 60
+    base: tuple[Path, str] | None = None
 
 
 class Network(StrEnum):
@@ -157,6 +164,22 @@ class RunningMachine(Protocol):
 
     def let_go(self, disk: str) -> None:
         """Close what a disk, once it is whole, read from. Harmless to repeat."""
+        ...
+
+    def merge(self, disk: str, limit: float) -> None:
+        """Bring what a disk's image holds into its base, and go on from there; the machine is stopped then.
+
+        The caller notes that the image is no longer needed, and only then lets the machine go on.
+        Raises MergeFailed, and then image and base are as before.
+        """
+        ...
+
+    def merged(self, disk: str) -> bool:
+        """Whether the machine writes to the disk's base."""
+        ...
+
+    def drop_overlay(self, disk: str) -> None:
+        """Close the image of a disk that was merged. Harmless to repeat."""
         ...
 
     def power_down(self, limit: float) -> bool:

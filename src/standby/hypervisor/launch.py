@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from standby.clock import Clock, SystemClock
-from standby.hypervisor import capacity, fetching, guest_exec
+from standby.hypervisor import capacity, fetching, guest_exec, merging
 from standby.hypervisor.accelerator import Accelerator, choose
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.base import MachineNotFound, MachineUnreachable
@@ -229,6 +229,18 @@ class StartedMachine:
     def let_go(self, disk: str) -> None:
         with self._control() as qmp:
             fetching.let_go(qmp, self._disk(disk)[0])
+
+    def merge(self, disk: str, limit: float) -> None:
+        with self._control() as qmp:
+            merging.merge(qmp, *self._disk(disk), limit)
+
+    def merged(self, disk: str) -> bool:
+        with self._control() as qmp:
+            return merging.merged(qmp, *self._disk(disk))
+
+    def drop_overlay(self, disk: str) -> None:
+        with self._control() as qmp:
+            merging.drop_overlay(qmp, *self._disk(disk))
 
     def power_down(self, limit: float) -> bool:
         if self._record.process is None or not self._alive():

@@ -191,6 +191,11 @@ def _disks(description: MachineDescription, disks: Mapping[str, DiskImage]) -> l
             )
         name, image = node_name(index, disk), disks[disk.id]
         top, backing = name, ""
+        if image.base:
+            path, driver = image.base
+            backing = backing_name(index)
+            node = _node(backing, DiskImage(path, driver), "") | {"read-only": True, "auto-read-only": True}
+            options += ["-blockdev", json.dumps(node)]
         if image.backing:
             # A node of its own: options given within would be mixed with the address in the image's header.
             backing = backing_name(index)

@@ -25,8 +25,18 @@ from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.base import MachineNotFound, MachineUnreachable
 from standby.hypervisor.host import MachineState, Network, NotBooted, RecoveryHost, RunningMachine
 from standby.objects.address import open_store
+from standby.objects.durable import sync
 from standby.records import Finding
 from standby.recovery import live_steps, machine_steps, run_directory, serving
+from standby.recovery.failback_steps import (
+    COMPARE,
+    COMPLETE,
+    SOURCE,
+    FailbackOrder,
+    FailbackWork,
+    merged_mark,
+    merging_mark,
+)
 from standby.recovery.failover import Times
 from standby.recovery.live_steps import (
     CHOOSE,
@@ -40,8 +50,9 @@ from standby.recovery.live_steps import (
     Work,
     copy_of,
 )
-from standby.recovery.machine_steps import MACHINE, OVERLAYS, START
+from standby.recovery.machine_steps import MACHINE, START
 from standby.recovery.run_directory import FileRows, NoRecovery
+from standby.recovery.serving import Source
 from standby.recovery.steps import Journal, Row, State, Workflow
 from standby.replica.journal import ReplicaLog
 
@@ -71,6 +82,8 @@ class NotFailedOver(InvalidRequest):
 class Phase(StrEnum):
     FAILING_OVER = "failing over"
     FAILED_OVER = "failed over"
+    SYNCHRONIZING = "synchronizing"
+    WAITING = "waits to be completed"
     CHANGING_POINT = "changing point"
     COMMITTED = "committed"
     CANCELLING = "cancelling"
@@ -156,7 +169,7 @@ def start(
     )
     root = root.resolve()
     with run_directory.root_lock(root):
-        _refuse_second(root, log.head.replica, order.machine)
+        refuse_second(root, log.head.replica, order.machine)
         journal = Work(root / tag, order, host, clock).journal()
         run = run_directory.make(root, tag, order, journal, {WISH: Wish(request.point)})
     try:
@@ -166,7 +179,7 @@ def start(
         raise
     except (StandbyError, KeyboardInterrupt) as error:
         if FileRows(run).load().row(START).state is State.PENDING:
-            _take_back(run, host, clock, told, error)
+            take_back(run, host, clock, told, error)
         raise
 
 
@@ -179,8 +192,26 @@ def resume(
     """
     run = run.resolve()
     with run_directory.run_lock(run):
-        _workflow(run, host, clock).run(told)
+        workflow = _workflow(run, host, clock)
+        if run_directory.read_order(run, LiveOrder).kind != "failback":
+            workflow.run(told)
+        elif not (run / COMPLETE).exists():
+            workflow.run(told, before=SOURCE)
+        else:
+            settle(run, host)
+            workflow.run(told)
     return look(run, host)
+
+
+def settle(run: Path, host: RecoveryHost) -> None:
+    """Note the disks whose merge a killed process did not live to note; before the machine may go on."""
+    with contextlib.suppress(MachineNotFound):
+        found = machine(run, host)
+        if merging_mark(run).exists() and found.state() is not MachineState.GONE:
+            for index, old in enumerate(run_directory.read_order(run, FailbackOrder).old):
+                if not merged_mark(run, index).exists() and found.merged(old.id):
+                    merged_mark(run, index).touch()
+                    sync(run)
 
 
 def change_point(
@@ -194,6 +225,7 @@ def change_point(
     run = run.resolve()
     with run_directory.run_lock(run):
         order = run_directory.read_order(run, LiveOrder)
+        _refuse_failback(run, order, "its point cannot be changed")
         _refuse_committed(run, "its point can no longer be changed")
         ReplicaLog.read(order.place.store, order.replica).point(point)
         workflow = _workflow(run, host, clock)
@@ -209,6 +241,8 @@ def commit(run: Path, host: RecoveryHost, *, clock: Clock | None = None) -> Fail
     run = run.resolve()
     with run_directory.run_lock(run):
         journal = FileRows(run).load()
+        order = run_directory.read_order(run, LiveOrder)
+        _refuse_failback(run, order, "it is committed by merging its overlays")
         if journal.undoing or journal.back_to or journal.row(START).state is not State.DONE:
             raise NotFailedOver(
                 "its machine was not started yet",
@@ -231,6 +265,7 @@ def cancel(run: Path, host: RecoveryHost, *, clock: Clock | None = None, told: T
         return
     with run_directory.run_lock(run):
         _refuse_committed(run, "it can no longer be cancelled")
+        _refuse_merging(run)
         _undo(run, host, clock, told)
 
 
@@ -278,12 +313,13 @@ def mend(run: Path, host: RecoveryHost) -> list[str]:
     run = run.resolve()
     with run_directory.run_lock(run):
         journal = FileRows(run).load()
-        if journal.undoing or journal.row(OVERLAYS).state is not State.DONE:
+        if journal.undoing or journal.row(START).state is not State.DONE:
             raise NotFailedOver(
                 "its disks are not served yet", subject=str(run), hint=f"`{RESUME.format(run=run)}` goes on"
             )
-        dead = serving.dead(live_steps.sources(run, run_directory.read_order(run, LiveOrder)))
+        dead = serving.dead(_served(run))
         serving.start(dead)
+        settle(run, host)
         found = machine(run, host)
         if found.state() is MachineState.PAUSED:
             found.resume()
@@ -323,9 +359,9 @@ def look(run: Path, host: RecoveryHost) -> Failover:
         known=known.source if known else "",
         epoch=int(journal.row(FENCE).facts.get("epoch", 0)),
         disks=disks,
-        whole=tuple(
-            disk for index, disk in enumerate(disks) if machine_steps.whole_mark(run, index).exists()
-        ),
+        whole=disks
+        if order.kind == "failback"
+        else tuple(disk for index, disk in enumerate(disks) if machine_steps.whole_mark(run, index).exists()),
         times=Times(facts.get("first_instruction"), facts.get("agent")),
         journal=journal,
         problems=tuple(_problems(run, order, journal, state)) if not journal.undoing else (),
@@ -337,8 +373,16 @@ def machine(run: Path, host: RecoveryHost) -> RunningMachine:
     return host.find(run.resolve() / MACHINE)
 
 
+def _work(run: Path, host: RecoveryHost, clock: Clock | None) -> Work:
+    order = run_directory.read_order(run, LiveOrder)
+    if order.kind == "failback":
+        failback = run_directory.read_order(run, FailbackOrder)
+        return FailbackWork(run, failback, host, clock or SystemClock())
+    return Work(run, order, host, clock or SystemClock())
+
+
 def _workflow(run: Path, host: RecoveryHost, clock: Clock | None) -> Workflow:
-    work = Work(run, run_directory.read_order(run, LiveOrder), host, clock or SystemClock())
+    work = _work(run, host, clock)
     return Workflow(work.steps(), FileRows(run), work.clock)
 
 
@@ -347,7 +391,7 @@ def _undo(run: Path, host: RecoveryHost, clock: Clock | None, told: Told | None)
     run_directory.remove(run)
 
 
-def _take_back(
+def take_back(
     run: Path, host: RecoveryHost, clock: Clock | None, told: Told | None, error: BaseException
 ) -> None:
     """What a failed start has begun, as far as that succeeds."""
@@ -361,7 +405,7 @@ def _renamed(task: str, told: Told | None) -> Told | None:
     return (lambda row: told(msgspec.structs.replace(row, task=task))) if told else None
 
 
-def _refuse_second(root: Path, replica: UUID, name: str) -> None:
+def refuse_second(root: Path, replica: UUID, name: str) -> None:
     for other in run_directory.recoveries(root):
         if run_directory.read_order(other, LiveOrder).replica_id == replica:
             raise FailoverInProgress(
@@ -369,6 +413,30 @@ def _refuse_second(root: Path, replica: UUID, name: str) -> None:
                 subject=name,
                 hint=f"`standby failover show {other}` tells how it stands",
             )
+
+
+def _served(run: Path) -> list[Source]:
+    """The disks that are read from the store; a failback has none."""
+    order = run_directory.read_order(run, LiveOrder)
+    return [] if order.kind == "failback" else live_steps.sources(run, order)
+
+
+def _refuse_failback(run: Path, order: LiveOrder, what: str) -> None:
+    if order.kind == "failback":
+        raise NotFailedOver(
+            f"it is a failback: {what}",
+            subject=str(run),
+            hint=f"`standby failover show {run}` tells how it stands",
+        )
+
+
+def _refuse_merging(run: Path) -> None:
+    if merging_mark(run).exists():
+        raise NotFailedOver(
+            "its overlays are being merged into the old disks: it can no longer be cancelled",
+            subject=str(run),
+            hint=f"`standby failover commit {run}` ends that",
+        )
 
 
 def _refuse_committed(run: Path, what: str) -> None:
@@ -382,11 +450,9 @@ def _refuse_committed(run: Path, what: str) -> None:
 
 def _moved_on(run: Path, order: LiveOrder) -> bool:
     """Whether a later failover owns the replica."""
-    mine = FileRows(run).load().row(FENCE).facts.get("epoch", 0)
-    return any(
-        record.epoch > mine and record.kind == "fence" and record.writer.startswith(live_steps.OWNER)
-        for record in ReplicaLog.read(order.place.store, order.replica).records
-    )
+    mine = int(FileRows(run).load().row(FENCE).facts.get("epoch", 0))
+    records = ReplicaLog.read(order.place.store, order.replica).records
+    return live_steps.failed_over_since(records, mine) is not None
 
 
 def _phase(run: Path, journal: Journal) -> Phase:
@@ -396,6 +462,13 @@ def _phase(run: Path, journal: Journal) -> Phase:
         return Phase.COMMITTED
     if journal.back_to:
         return Phase.CHANGING_POINT
+    if (
+        run_directory.read_order(run, LiveOrder).kind == "failback"
+        and journal.row(START).state is not State.DONE
+    ):
+        if journal.row(COMPARE).state is not State.DONE:
+            return Phase.SYNCHRONIZING
+        return Phase.FAILING_OVER if (run / COMPLETE).exists() else Phase.WAITING
     return Phase.FAILED_OVER if journal.row(START).state is State.DONE else Phase.FAILING_OVER
 
 
@@ -421,7 +494,7 @@ def _problems(run: Path, order: LiveOrder, journal: Journal, state: MachineState
                 blocks=True,
             )
         ]
-    findings = serving.problems(live_steps.sources(run, order), MEND.format(run=run))
+    findings = serving.problems(_served(run), MEND.format(run=run))
     if state is MachineState.PAUSED:
         findings.append(
             Finding(

@@ -1,12 +1,15 @@
 """The steps of a failover in earnest.
 
 The source's log is fenced first: only then is its tail final, and which point is the newest decided. The fence
-is not taken back with the rest: whoever owned the replica before says so when it is to go on there.
+is not taken back with the rest: whoever owned the replica before says so when it is to go on there. A cancelled
+failover only says in the log that it is one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +45,9 @@ COMMITTED: Final = "committed.json"
 OWNER: Final = "standby failover"
 """What the name of every failover begins with, as owner of a replica."""
 
+CANCELLED: Final = "cancelled "
+"""What stands before it once the failover was cancelled."""
+
 
 class LiveOrder(RunOrder, frozen=True, kw_only=True):
     """What a failover is told. machine: its name. source_qmp: the source's control socket, "" where this host
@@ -68,6 +74,17 @@ class LiveOrder(RunOrder, frozen=True, kw_only=True):
             network=self.network,
             bridge=self.bridge,
         )
+
+
+def failed_over_since(records: Sequence[Record], epoch: int) -> Record | None:
+    """The newest fence above `epoch` of a failover that was not cancelled."""
+    fences = [record for record in records if record.kind == "fence" and record.epoch > epoch]
+    ended = {
+        record.writer.removeprefix(CANCELLED) for record in fences if record.writer.startswith(CANCELLED)
+    }
+    return next(
+        (one for one in reversed(fences) if one.writer.startswith(OWNER) and one.writer not in ended), None
+    )
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -110,9 +127,14 @@ class Work:
         return [
             Step("check", CHECK, self._check, nothing, never),
             Step("source", SOURCE_CHECK, self._ask_source, self._forget_source, self._asked_source),
-            Step(FENCE, SYNCHRONIZE, self._fence, nothing, self._fenced),
-            Step(CHOOSE, SYNCHRONIZE, self._choose, self._forget_choice, self._chosen),
+            *self._fence_steps(),
             *self._machine.steps(),
+        ]
+
+    def _fence_steps(self) -> list[Step]:
+        return [
+            Step(FENCE, SYNCHRONIZE, self._fence, self._call_off, self._fenced),
+            Step(CHOOSE, SYNCHRONIZE, self._choose, self._forget_choice, self._chosen),
         ]
 
     def journal(self) -> Journal:
@@ -130,24 +152,29 @@ class Work:
             self._refuse_elsewhere()
         except (Recoverable, NeedsPerson):
             # A machine whose disks are here whole needs no store to start again.
-            if sources(self._run, self._order):
+            if self._needs_store():
                 raise
 
+    def _needs_store(self) -> bool:
+        """Whether its disks are not wholly here."""
+        return bool(sources(self._run, self._order))
+
     def _refuse_elsewhere(self) -> None:
-        mine = self._row(FENCE).facts.get("epoch", 0)
-        for record in self._log().records:
-            if record.kind == "fence" and record.epoch > mine and record.writer.startswith(OWNER):
-                raise FailedOverElsewhere(
-                    f"it failed over again at {record.at}: {record.writer}",
-                    subject=self._order.machine,
-                    tried="nothing was started",
-                    hint=f"do not start it here; `standby failover cleanup {self._run}` removes what is left",
-                )
+        later = failed_over_since(self._log().records, self._epoch())
+        if later:
+            raise FailedOverElsewhere(
+                f"it failed over again at {later.at}: {later.writer}",
+                subject=self._order.machine,
+                tried="nothing was started",
+                hint=f"do not start it here; `standby failover cleanup {self._run}` removes what is left",
+            )
 
     def _ask_source(self) -> None:
         qmp = Path(self._order.source_qmp) if self._order.source_qmp else None
-        order = self._order
-        known = split_brain.judge(self._log(), order.machine, qmp, order.confirmed, self.clock.now())
+        self._judge_source(qmp, self._order.confirmed)
+
+    def _judge_source(self, qmp: Path | None, confirmed: bool) -> None:
+        known = split_brain.judge(self._log(), self._order.machine, qmp, confirmed, self.clock.now())
         run_directory.put(self._run / KNOWN, Known(known))
 
     def _forget_source(self) -> None:
@@ -166,6 +193,28 @@ class Work:
             new_id=lambda: str(ULID()),
         )
         return {"epoch": writer.epoch, "fence": writer.tail.seq}
+
+    def _call_off(self) -> None:
+        """Say in the log that this failover is none any more; the source stays fenced (F1)."""
+        fence = self._fenced()
+        epoch = int(fence["epoch"]) if fence else 0
+        epoch = self._epoch() or epoch
+        if not epoch:
+            return
+        # Whoever came after has a newer epoch, and needs not be told.
+        with contextlib.suppress(Fenced):
+            attach(
+                self._order.place.store,
+                self._order.replica,
+                owner=f"{CANCELLED}{self._order.owner}",
+                clock=self.clock,
+                new_id=lambda: str(ULID()),
+                epoch=epoch + 1,
+            )
+
+    def _epoch(self) -> int:
+        """Of the fence; 0 before it was made."""
+        return int(self._row(FENCE).facts.get("epoch", 0))
 
     def _fenced(self) -> Facts | None:
         if self._row(FENCE).state is State.DONE:

@@ -160,7 +160,9 @@ class MachineSteps:
         host: RecoveryHost,
         clock: Clock,
         manner: Manner,
+        image: Callable[[int], DiskImage] | None = None,
     ) -> None:
+        """image: what a disk is started with, by its number; by default its overlay on what is served."""
         self._run = run
         self._order = order
         self._copy = copy
@@ -169,6 +171,7 @@ class MachineSteps:
         self._manner = manner
         self._machine = run / MACHINE
         self._boot = run / "boot"
+        self._image = image or self._served_image
 
     def steps(self) -> list[Step]:
         create, prepare, start = self._manner.create, self._manner.prepare, self._manner.start
@@ -247,7 +250,7 @@ class MachineSteps:
             image.with_suffix(".qcow2.new").unlink(missing_ok=True)
             image.unlink(missing_ok=True)
 
-    def _image(self, index: int) -> DiskImage:
+    def _served_image(self, index: int) -> DiskImage:
         patience = LIVE_PATIENCE if self._manner.live else TEST_PATIENCE
         path = overlay(self._run, index)
         if whole_mark(self._run, index).exists():

@@ -147,9 +147,10 @@ class Workflow:
         if [row.step for row in self.journal.rows] != [step.name for step in steps]:
             raise Bug(f"the rows are not those of {', '.join(step.name for step in steps)}")
 
-    def run(self, told: Callable[[Row], None] | None = None) -> Journal:
-        """Go on from wherever it stands until all is done. An error of a step stops it there and is raised,
-        an OSError as StepFailed.
+    def run(self, told: Callable[[Row], None] | None = None, *, before: str = "") -> Journal:
+        """Go on from wherever it stands until all is done, or until the step `before` is next.
+
+        An error of a step stops it there and is raised, an OSError as StepFailed.
 
         told: called with the row of every step that begins or ends. Raises CleanUpBegun.
         """
@@ -158,7 +159,8 @@ class Workflow:
         if self.journal.back_to:
             self.rewind(self.journal.back_to, told)
         confirmed = 0
-        while action := plan([row.state for row in self.journal.rows], confirmed, False):
+        end = next((index for index, step in enumerate(self._steps) if step.name == before), len(self._steps))
+        while action := plan([row.state for row in self.journal.rows[:end]], confirmed, False):
             step = self._steps[action.step]
             if action.verb is Verb.DO:
                 self._do(action.step, told)
