@@ -26,3 +26,4 @@ bench: setup
 	$(bin)/python benchmarks/initial.py
 	$(bin)/python benchmarks/reading.py
 	$(bin)/python benchmarks/serving.py
+	$(bin)/python benchmarks/stores.py

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
         ),
         (["replica", "restore", "{store}", "web", "--disk", "x", "--to", "{store}/../x"], 3, ["vda"]),
         (["replica", "nonsense"], 2, ["nonsense"]),
-        (["replica", "list", "s3://bucket"], 3, ["s3://bucket"]),
+        (["replica", "list", "gs://bucket"], 3, ["gs://bucket", "s3://BUCKET/PREFIX"]),
     ],
 )
 def test_mistakes_are_told_with_their_way_out(store, disk, arguments, status, said):

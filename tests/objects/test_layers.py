@@ -7,6 +7,7 @@ import pytest
 from standby.objects.base import Conflict, ObjectMissing, StoreRefused, StoreUnreachable, Version
 from standby.objects.directory import DirectoryStore
 from standby.objects.layers import Metered, ReadOnly
+from standby.objects.patient import PatientReads
 from tests.objects.contract import StoreContract, names
 from tests.support.faulty_store import Fault, FaultyStore, lost
 
@@ -15,6 +16,12 @@ class TestMetered(StoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Metered:
         return Metered(DirectoryStore(tmp_path / "store", create=True))
+
+
+class TestPatientReads(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> PatientReads:
+        return PatientReads(DirectoryStore(tmp_path / "store", create=True))
 
 
 class TestFaultyWithoutFaults(StoreContract):

@@ -171,6 +171,11 @@ def test_what_the_store_raises_comes_through(inner: DirectoryStore):
     assert all(entry.name.startswith(PREFIX) for entry in inner.list(""))
 
 
+def test_who_may_write_and_not_delete_may_replicate(inner: DirectoryStore):
+    probe(FaultyStore(inner, [Fault("delete", readonly(), times=None)]))
+    assert len(names(inner, PREFIX)) == 4
+
+
 def test_lying_bytes_are_refused(inner: DirectoryStore):
     with pytest.raises(StoreUnsuitable):
         probe(FaultyStore(inner, [Fault("get", Flipped(), nth=2)]))

@@ -63,3 +63,48 @@ def _parent(file: BinaryIO, header_offset: int) -> VhdParent:
             names.append(file.read(length).decode("utf-16-le", "replace").rstrip("\0"))
     names.append(header[64:576].decode("utf-16-be", "replace").partition("\0")[0])
     return VhdParent(UUID(bytes=header[40:56]), changed + _EPOCH, tuple(filter(None, names)))
+
+
+def fixed_footer(size: int, uuid: UUID, created: int) -> bytes:
+    """The last 512 bytes of a fixed VHD, whose data lie before them as a guest sees them.
+
+    size: of the disk in bytes, a multiple of 512. created: Unix seconds. The creator is given as Windows:
+    QEMU and Azure take the size of any other from the geometry, which cannot express most sizes.
+    """
+    cylinders, heads, sectors = _geometry(size // _SECTOR)
+    footer = struct.pack(
+        ">8sIIQI4sI4sQQHBBII16sB427x",
+        b"conectix",
+        2,  # features: the bit that is always set
+        0x0001_0000,  # file format version
+        0xFFFF_FFFF_FFFF_FFFF,  # data offset: none in a fixed disk
+        max(created - _EPOCH, 0),
+        b"win ",
+        0x000A_0000,
+        b"Wi2k",
+        size,
+        size,
+        cylinders,
+        heads,
+        sectors,
+        2,  # disk type: fixed
+        0,  # checksum: of the footer without it
+        uuid.bytes,
+        0,  # saved state
+    )
+    checksum = ~sum(footer) & 0xFFFF_FFFF
+    return footer[:64] + struct.pack(">I", checksum) + footer[68:]
+
+
+def _geometry(total: int) -> tuple[int, int, int]:
+    """Cylinders, heads, sectors per track: "Appendix: CHS Calculation"."""
+    total = min(total, 65535 * 16 * 255)
+    if total >= 65535 * 16 * 63:
+        return total // 255 // 16, 16, 255
+    sectors, tracks = 17, total // 17
+    heads = max((tracks + 1023) // 1024, 4)
+    if tracks >= heads * 1024 or heads > 16:
+        sectors, heads, tracks = 31, 16, total // 31
+    if tracks >= heads * 1024:
+        sectors, heads, tracks = 63, 16, total // 63
+    return tracks // heads, heads, sectors

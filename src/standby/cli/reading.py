@@ -15,7 +15,9 @@ from standby.objects.base import ObjectStore
 from standby.replica.documents import DiskState, Head, Record, decode_record
 from standby.replica.journal import Place, ReplicaLog, newest_machine, read_head
 
-StoreAddress = Annotated[str, typer.Argument(metavar="STORE", help="The store: a directory or file:// URL.")]
+StoreAddress = Annotated[
+    str, typer.Argument(metavar="STORE", help="A directory, s3://BUCKET/PREFIX or az://CONTAINER/PREFIX.")
+]
 ReplicaName = Annotated[str, typer.Argument(metavar="REPLICA", help="The replica's name in the store.")]
 PointChoice = Annotated[
     str,

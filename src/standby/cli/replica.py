@@ -11,6 +11,7 @@ from standby.cli.help import Group
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_bytes
+from standby.cli.replica_export import export
 from standby.cli.replica_holds import holds, release
 from standby.cli.replica_restore import restore, serve
 from standby.cli.replica_verify import verify
@@ -92,6 +93,7 @@ def show(store: StoreAddress, replica: ReplicaName, json: Json = False) -> None:
 # Here, as help lists commands in the order of their making.
 app.command()(verify)
 app.command()(restore)
+app.command()(export)
 app.command()(serve)
 app.command()(holds)
 app.command()(release)

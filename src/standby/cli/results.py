@@ -151,6 +151,19 @@ class Restored(msgspec.Struct, kw_only=True):
     seconds: float
 
 
+class Exported(msgspec.Struct, kw_only=True):
+    """size: of the disk in the blob, whole MiB. written: bytes of data that were sent."""
+
+    replica: str
+    point: int
+    at: str
+    disk: str
+    blob: str
+    size: int
+    written: int
+    seconds: float
+
+
 class Serving(msgspec.Struct, kw_only=True):
     """Printed once, when clients can connect."""
 

@@ -18,10 +18,11 @@ from standby.cli.protecting import CREATE, Lines, Told
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
-from standby.errors import Fenced, InvalidRequest
+from standby.errors import Fenced, InvalidRequest, Recoverable
 from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
+from standby.replica.documents import Record
 from standby.replication import states
 from standby.replication.books import Books
 from standby.replication.enable import Request, enable
@@ -136,10 +137,18 @@ def _replicate(
         stop = stack.enter_context(stopping(watch.stopping))
         stack.callback(engine.close)
         stack.callback(watch.scan_ended)
-        watch.begin(newest_point(store, relationship.replica))
+        watch.begin(_newest(store, relationship.replica))
         engine.retry_now()
         run_alone(engine, clock, stop)
     watch.stopped()
+
+
+def _newest(store: ObjectStore, replica: str) -> Record | None:
+    """The newest point, or None while the store is away: captures go on all the same, and the engine tells."""
+    try:
+        return newest_point(store, replica)
+    except Recoverable:
+        return None
 
 
 def _policy(policy: Policy, frequency: int | None, hours: int | None) -> Policy:

@@ -40,6 +40,10 @@ class StoreUnreachable(Recoverable):
     """No answer, or an answer that says try later; a write may or may not have happened."""
 
 
+class StoreBusy(StoreUnreachable):
+    """The store asks for fewer requests (429, 503). Nothing asks again within seconds."""
+
+
 class StoreFull(Recoverable):
     """No space or quota is left; nothing was written under the name."""
 
@@ -53,7 +57,7 @@ class StoreUnsuitable(NeedsPerson):
 
 
 class ObjectStore(Protocol):
-    """Every method raises StoreUnreachable, StoreFull or StoreRefused as above; none retries.
+    """Every method raises StoreUnreachable, StoreFull or StoreRefused as above; no write is ever repeated.
 
     Thread-safe: one store serves all threads of a process.
     """

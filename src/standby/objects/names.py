@@ -29,6 +29,15 @@ def check_name(name: str) -> str:
     return name
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` names an object. What else lies in a shared bucket is none of ours."""
+    try:
+        check_name(text)
+    except InvalidName:
+        return False
+    return True
+
+
 def check_prefix(prefix: str) -> str:
     """`prefix` itself if some name can start with it: "", "a", "a/", "a/b". Otherwise InvalidName."""
     if not _PREFIX.fullmatch(prefix):

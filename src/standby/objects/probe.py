@@ -16,6 +16,7 @@ from standby.objects.base import (
     Object,
     ObjectMissing,
     ObjectStore,
+    StoreRefused,
     StoreUnsuitable,
     Version,
 )
@@ -27,6 +28,9 @@ def probe(store: ObjectStore) -> None:
     """Try every property once, on objects `standby-probe-<ulid>-*` that are removed afterwards.
 
     They lie in no directory, as that of a directory store would stay behind.
+
+    Where the credentials may write and not delete, as an agent's need not, deleting is not tried, and the
+    four objects stay.
 
     Raises StoreUnsuitable naming the first property that is lacking and what the store did instead, and
     what the store raises when it cannot be reached or refuses.
@@ -61,11 +65,21 @@ class _Trial:
         self._conditional_get(head, first, second)
         self._ranges(head)
         self._list()
-        self._delete(head, second)
+        if self._may_delete(head):
+            self._delete(head, second)
 
     def clean_up(self) -> None:
         for name in self._names:
+            if not self._may_delete(name):
+                return
+
+    def _may_delete(self, name: str) -> bool:
+        """Deletes it, unless that is denied."""
+        try:
             self._store.delete(name)
+        except StoreRefused:
+            return False
+        return True
 
     def _put_if_absent(self, name: str) -> Version:
         rule = "put_if_absent writes only where nothing is"
@@ -141,8 +155,7 @@ class _Trial:
 
     def _delete(self, name: str, version: Version) -> None:
         rule = "delete removes an object"
-        self._store.delete(name)
-        self._store.delete(name)
+        self._store.delete(name)  # again: removing what is not there is no error
         try:
             self._store.get(name)
         except ObjectMissing:

@@ -82,7 +82,7 @@ def export(
         # Read again: before the hold a merge may have moved the floor.
         image = ReplicaLog.read(log.place.store, log.place.name, upto=record.seq).image(record.seq, disk)
         _refuse_too_large(format, image.size, path)
-        _refuse_false_zeros(image)
+        refuse_false_zeros(image)
         with _target(path, format, image.size, overwrite) as target:
             with opened(target, format, image.size, writable=True) as writable:
                 new = target != path
@@ -156,7 +156,7 @@ def _target(path: Path, format: Format, size: int, overwrite: bool) -> Iterator[
     sync(path.parent)
 
 
-def _refuse_false_zeros(image: Image) -> None:
+def refuse_false_zeros(image: Image) -> None:
     """What the image tells to be zeros is not read by a copy, and so not compared with its hash there."""
     for region in pieces([Extent(0, image.size)], REGION):
         wrong = image.wrong_zero_blocks(region.offset >> BLOCK_SHIFT, block_count(region.length))

@@ -1,0 +1,148 @@
+"""Real cloud services for tests: Azurite (Azure Blob) and moto's server (S3), each a process of its own."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import hashlib
+import hmac
+import http.client
+import itertools
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from standby.objects.address import cloud_store
+from standby.objects.cloud import USUAL, CloudStore, Transport
+
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "t0psecret", "AWS_REGION": "us-east-1"}
+
+_NODE = Path(__file__).parents[2] / ".node/node_modules/.bin/azurite-blob"
+_numbers = itertools.count(1)
+
+
+class Place(NamedTuple):
+    """Somewhere to keep objects: its address, and the environment that opens it."""
+
+    address: str
+    environment: dict[str, str]
+
+    def open(self, transport: Transport = USUAL) -> CloudStore:
+        return cloud_store(self.address, self.environment, transport)
+
+    def through(self, endpoint: str) -> Place:
+        """The same place by way of another server; of the endpoint only host and port count."""
+        environment = dict(self.environment)
+        if "AWS_ENDPOINT_URL" in environment:
+            environment["AWS_ENDPOINT_URL"] = endpoint
+        else:
+            text = environment["AZURE_STORAGE_CONNECTION_STRING"]
+            environment["AZURE_STORAGE_CONNECTION_STRING"] = re.sub(r"http://[0-9.:]+", endpoint, text)
+        return Place(self.address, environment)
+
+
+class Cloud:
+    """A service that runs. `kind` is s3 or az."""
+
+    def __init__(self, kind: str, command: list[str], folder: Path) -> None:
+        self.kind = kind
+        self._log = (folder / f"{kind}.log").open("w+b")
+        self._process = subprocess.Popen(
+            command, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder
+        )
+        self.port = self._wait_for_port()
+
+    def _wait_for_port(self, seconds: float = 60.0) -> int:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._log.seek(0)
+            text = self._log.read().decode()
+            if found := re.search(r"(?:listen\w* (?:at|on)|Running on) http://127\.0\.0\.1:(\d+)", text):
+                return int(found[1])
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.02)
+        self.stop()
+        raise AssertionError(f"{self.kind} did not start: {text}")
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def place(self, prefix: str = "backups/standby") -> Place:
+        """A new bucket or container, and a prefix in it."""
+        name = f"bucket-{os.getpid()}-{next(_numbers)}"
+        if self.kind == "s3":
+            # By its host name moto tells which service a request means.
+            _request(self.port, "PUT", f"/{name}", {"Host": "s3.amazonaws.com"})
+            return Place(f"s3://{name}/{prefix}", {**S3_KEYS, "AWS_ENDPOINT_URL": self.endpoint})
+        path = f"/{ACCOUNT}/{name}"
+        _request(self.port, "PUT", f"{path}?restype=container", _signed("PUT", path, "restype:container"))
+        connection = (
+            f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
+            f"BlobEndpoint={self.endpoint}/{ACCOUNT};"
+        )
+        return Place(f"az://{name}/{prefix}", {"AZURE_STORAGE_CONNECTION_STRING": connection})
+
+
+def with_sas(place: Place, permissions: str, *, expiry: str = "2099-01-01T00:00:00Z") -> Place:
+    """The same container, opened by a shared access signature of its own instead of the account's key."""
+    container = place.address.split("/")[2]
+    text = "\n".join(
+        [permissions, "", expiry, f"/blob/{ACCOUNT}/{container}", "", "", "", _SAS, "c", *[""] * 7]
+    )
+    fields = {"sp": permissions, "se": expiry, "sv": _SAS, "sr": "c", "sig": _mac(text)}
+    endpoint = re.search("BlobEndpoint=([^;]+)", place.environment["AZURE_STORAGE_CONNECTION_STRING"])
+    assert endpoint
+    connection = f"BlobEndpoint={endpoint[1]};AccountName={ACCOUNT};SharedAccessSignature={urlencode(fields)}"
+    return Place(place.address, {"AZURE_STORAGE_CONNECTION_STRING": connection})
+
+
+_SAS = "2021-12-02"
+
+
+def _mac(text: str) -> str:
+    return base64.b64encode(hmac.new(base64.b64decode(KEY), text.encode(), hashlib.sha256).digest()).decode()
+
+
+def start_azurite(folder: Path) -> Cloud:
+    command = ["node", str(_NODE), "--blobHost", "127.0.0.1", "--blobPort", "0", "--location", str(folder)]
+    return Cloud("az", [*command, "--skipApiVersionCheck", "--disableTelemetry"], folder)
+
+
+def start_moto(folder: Path) -> Cloud:
+    return Cloud(
+        "s3", [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", "0"], folder
+    )
+
+
+def _signed(verb: str, path: str, query: str) -> dict[str, str]:
+    date = email.utils.formatdate(usegmt=True)
+    headers = f"x-ms-date:{date}\nx-ms-version:2021-12-02"
+    text = verb + "\n" * 12 + headers + f"\n/{ACCOUNT}{path}\n{query}"
+    return {
+        "x-ms-date": date,
+        "x-ms-version": "2021-12-02",
+        "Authorization": f"SharedKey {ACCOUNT}:{_mac(text)}",
+        "Content-Length": "0",
+    }
+
+
+def _request(port: int, verb: str, path: str, headers: dict[str, str]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(verb, path, headers=headers)
+    answer = connection.getresponse()
+    assert answer.status in (200, 201), answer.read()
+    connection.close()
