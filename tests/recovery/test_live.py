@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import random
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from standby.block.images import Format
+from standby.block.nbd import NbdDisk
 from standby.errors import Fenced, InvalidRequest
 from standby.hypervisor.host import MachineState
-from standby.recovery import live, machine_steps, run_directory, serving
+from standby.recovery import hydrate, live, machine_steps, run_directory, serving
+from standby.recovery.hydrate import FetchFailed
+from standby.recovery.image_writer import opened
 from standby.recovery.live import FailoverInProgress, NotFailedOver, Phase, Request
 from standby.recovery.live_steps import FailedOverElsewhere
 from standby.recovery.machine_steps import OverlayLost
 from standby.recovery.prerequisites import NotReady
 from standby.recovery.split_brain import SourceRuns, SourceUnknown
 from standby.recovery.steps import State
+from standby.replica.format import BLOCK
 from standby.replica.writer import Draft, attach
+from tests.hypervisor.processes import contents, wait_for
 from tests.recovery.conftest import HOST, ReadOnly, Replica
 from tests.recovery.machines import SIZE, assert_nothing_left, bootless
 from tests.support.replicas import FixedClock, ModelDisk, commit_point, new_id
@@ -271,3 +279,54 @@ def test_what_stands_against_it_is_told_before_the_source_is_fenced(replica, roo
         live.start(request(replica), root, HOST)
     assert replica.head.epoch == 1
     assert_nothing_left(replica, root)
+
+
+def test_a_store_that_is_away_is_waited_for_and_then_all_goes_on(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    # In a log of its own and more than its tail, so that no server has it in memory from another read.
+    disk1, late = ModelDisk("disk1", SIZE), random.Random(3).randbytes(6 * BLOCK)
+    disk1.write(5 * BLOCK, late)
+    machine = replica.log().point().machine
+    commit_point(replica.writer, [ModelDisk("disk0", SIZE), disk1], replica.spool, machine=machine)
+    found = live.start(request(replica), root, HOST)
+    live.commit(found.run, HOST)
+    away = replica.root.rename(tmp_path / "away")
+    replica.root.mkdir()  # as a mount point that nothing is mounted on
+    disk = NbdDisk(live.live_steps.sources(found.run, order_of(found.run))[1].socket, "")
+    data = bytearray(BLOCK)
+    with ThreadPoolExecutor(2) as pool:
+        told = []
+        try:
+            reading = pool.submit(disk.read, 5 * BLOCK, memoryview(data))
+            hydrating = pool.submit(hydrate.hydrate, found.run, HOST, progress=lambda *far: told.append(far))
+            wait_for(lambda: len(told) > 6, "looks at how far it is")
+            assert not reading.done()
+        finally:
+            replica.root.rmdir()
+            away.rename(replica.root)
+        assert not any(far.whole or far.at_work for _, far in told[:6])
+        reading.result(30)
+        assert hydrating.result(30).whole == ("disk0", "disk1")
+    assert bytes(data) == late[:BLOCK]
+    disk.close()
+    live.machine(found.run, HOST).kill()
+    with opened(overlays(found.run)[1], Format.QCOW2, SIZE, writable=False) as whole:
+        wanted = bytes([2]) * (3 * BLOCK) + bytes(2 * BLOCK) + late + bytes(SIZE - 11 * BLOCK)
+        assert contents(whole) == wanted
+
+
+def test_a_damaged_block_ends_the_fetching_and_not_the_machine(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    replica.damage("disk1", into=20)
+    found = live.start(request(replica), root, HOST)
+    with pytest.raises(FetchFailed, match="block"):
+        hydrate.hydrate(found.run, HOST)
+    shown = live.look(found.run, HOST)
+    assert shown.machine is MachineState.RUNNING
+    assert shown.whole == ("disk0",)
+    live.cancel(found.run, HOST)
+    assert_nothing_left(replica, root)
+
+
+def order_of(run: Path) -> live.LiveOrder:
+    return run_directory.read_order(run, live.LiveOrder)

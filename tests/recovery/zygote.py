@@ -15,7 +15,8 @@ from pathlib import Path
 
 from standby import failpoints
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover, hydrate, live
+from standby.recovery import failback, failover, hydrate, live
+from standby.recovery.failback_steps import OldDisk
 from tests.recovery import sealing
 
 
@@ -47,6 +48,14 @@ def work(order: dict[str, str]) -> None:
             live.commit(Path(order["run"]), host)
         case "hydrate":
             hydrate.hydrate(Path(order["run"]), host)
+        case "fail back":
+            old = [OldDisk(id=disk, path=path, format=kind) for disk, path, kind in json.loads(order["old"])]
+            request = failback.Request(order["store"], "web", old, boot_limit=None)
+            failback.start(request, Path(order["root"]), host)
+        case "complete":
+            failback.complete(Path(order["run"]), host)
+        case "commit back":
+            failback.commit(Path(order["run"]), host)
         case "seal":
             sealing.seal(Path(order["books"]), Path(order["qmp"]), Path(order["agent"]))
         case verb:

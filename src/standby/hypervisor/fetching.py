@@ -13,16 +13,18 @@ from standby.records import DiskDescription
 _JOB: Final = f"{OURS}fetch-"
 
 
-def fetch(qmp: Qmp, index: int, disk: DiskDescription) -> Fetched:
-    """Go on fetching, in QEMU: it needs nobody to stay. Begun anew, it skips what is there already."""
+def fetched(qmp: Qmp, index: int, disk: DiskDescription) -> Fetched:
     job = f"{_JOB}{index}"
     found = next((one for one in qmp.command("query-block-jobs") if one["device"] == job), None)
     if found:
-        return Fetched(found["offset"], found["len"], whole=False)
-    if not _has_backing(qmp, node_name(index, disk)):
-        return Fetched(disk.size, disk.size, whole=True)
-    qmp.command("block-stream", job_id=job, device=node_name(index, disk))
-    return Fetched(0, disk.size, whole=False, begun=True)
+        return Fetched(found["offset"], found["len"], whole=False, at_work=True)
+    whole = not _has_backing(qmp, node_name(index, disk))
+    return Fetched(disk.size if whole else 0, disk.size, whole=whole, at_work=False)
+
+
+def fetch(qmp: Qmp, index: int, disk: DiskDescription) -> None:
+    """QEMU needs nobody to stay. To begin, it waits for all requests at work, of every disk (seen with 7.2)."""
+    qmp.command("block-stream", job_id=f"{_JOB}{index}", device=node_name(index, disk))
 
 
 def flush(qmp: Qmp, index: int, disk: DiskDescription) -> None:

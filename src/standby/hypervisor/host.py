@@ -83,12 +83,13 @@ class BootTimes(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """How far a disk is, in bytes of it. whole: nothing of it is missing in its image. begun: just now."""
+    """How far a disk is, in bytes of it. whole: nothing of it is missing in its image. at_work: it is being
+    fetched; neither: it was not begun, or was given up."""
 
     done: int
     total: int
     whole: bool
-    begun: bool = False
+    at_work: bool
 
 
 class Executed(NamedTuple):
@@ -154,8 +155,15 @@ class RunningMachine(Protocol):
 
     def resume(self) -> None: ...
 
-    def fetch(self, disk: str) -> Fetched:
-        """Go on fetching all of a disk into its image, in the background; how far it is by now."""
+    def fetched(self, disk: str) -> Fetched:
+        """How far a disk is by now."""
+        ...
+
+    def fetch(self, disk: str) -> None:
+        """Begin to fetch all of a disk into its image, in the background. What the image has is skipped.
+
+        Not while what any disk is read from is away: the machine would hang until it is back.
+        """
         ...
 
     def flush(self, disk: str) -> None:

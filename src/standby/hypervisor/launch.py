@@ -218,9 +218,13 @@ class StartedMachine:
         with self._control() as qmp:
             qmp.command("cont")
 
-    def fetch(self, disk: str) -> Fetched:
+    def fetched(self, disk: str) -> Fetched:
         with self._control() as qmp:
-            return fetching.fetch(qmp, *self._disk(disk))
+            return fetching.fetched(qmp, *self._disk(disk))
+
+    def fetch(self, disk: str) -> None:
+        with self._control() as qmp:
+            fetching.fetch(qmp, *self._disk(disk))
 
     def flush(self, disk: str) -> None:
         with self._control() as qmp:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from standby import failpoints
-from standby.errors import Recoverable
+from standby.errors import NeedsPerson, Recoverable
 from standby.hypervisor.host import Fetched, MachineState, RecoveryHost
 from standby.objects.durable import sync
 from standby.recovery import live, live_steps, machine_steps, run_directory, serving
@@ -55,25 +55,28 @@ def hydrate(run: Path, host: RecoveryHost, *, progress: Progress = lambda _disk,
         _refuse(run, host)
         machine = live.machine(run, host)
         copy = copy_of(run)
-        begun: Counter[int] = Counter()
+        tries: Counter[int] = Counter()
         while copy and (left := _left(run, len(copy.disks))):
-            serving.start(serving.dead(live_steps.sources(run, order)))
-            for index in left:
-                disk = copy.disks[index].id
-                far = machine.fetch(disk)
-                if far.whole:
-                    machine.flush(disk)
-                    _FLUSHED.reach()
-                    whole_mark(run, index).touch()
-                    sync(run)
-                    _MARKED.reach()
-                elif far.begun:
-                    begun[index] += 1
-                    if begun[index] > 1:
-                        # It has ended before, and not with the whole disk.
-                        _see_failure(run, order, disk, last=begun[index] > TRIES)
-                progress(disk, far)
-            time.sleep(POLL)
+            # One after the other: to begin one, QEMU waits for what is at work for the others.
+            index, disk = left[0], copy.disks[left[0]].id
+            if (dead := serving.dead(live_steps.sources(run, order))) and _store_answers(order):
+                serving.start(dead)
+            far = machine.fetched(disk)
+            if far.whole:
+                machine.flush(disk)
+                _FLUSHED.reach()
+                whole_mark(run, index).touch()
+                sync(run)
+                _MARKED.reach()
+            elif not far.at_work and _store_answers(order):
+                if tries[index]:
+                    # It has ended before, and not with the whole disk.
+                    _see_failure(run, order, disk, last=tries[index] >= TRIES)
+                tries[index] += 1
+                machine.fetch(disk)
+            progress(disk, far)
+            if not far.whole:
+                time.sleep(POLL)
         if copy:
             for disk_order in copy.disks:
                 machine.let_go(disk_order.id)
@@ -82,6 +85,14 @@ def hydrate(run: Path, host: RecoveryHost, *, progress: Progress = lambda _disk,
         machine_steps.release(order)
         _RELEASED.reach()
     return live.look(run, host)
+
+
+def _store_answers(order: LiveOrder) -> bool:
+    try:
+        order.place.store.size(order.place.head)
+    except (Recoverable, NeedsPerson):
+        return False
+    return True
 
 
 def _left(run: Path, count: int) -> list[int]:
