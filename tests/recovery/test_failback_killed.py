@@ -10,9 +10,10 @@ import pytest
 
 from standby import failpoints
 from standby.hypervisor.host import MachineState
-from standby.recovery import failback, live, run_directory
+from standby.recovery import failback, live, live_view, run_directory
 from standby.recovery.failback_steps import OldDisk, OldDiskChanged
-from standby.recovery.live import NotFailedOver, Phase
+from standby.recovery.live import NotFailedOver
+from standby.recovery.live_view import Phase
 from standby.recovery.prerequisites import NotReady
 from standby.recovery.split_brain import SourceUnknown
 from standby.replica.documents import DiskState
@@ -104,12 +105,12 @@ def test_killed_while_synchronizing_it_is_cancelled(replica, root, zygote, old):
 def test_killed_at_every_step_it_goes_on_to_the_old_disks(replica, root, zygote, old):
     assert zygote.live("fail back", "failback.compared=kill@2") == KILLED
     [run] = run_directory.recoveries(root)
-    assert live.look(run, HOST).phase is Phase.SYNCHRONIZING
+    assert live_view.look(run, HOST).phase is Phase.SYNCHRONIZING
     assert zygote.live("go on", run=run) == DONE
-    assert live.look(run, HOST).phase is Phase.WAITING
+    assert live_view.look(run, HOST).phase is Phase.WAITING
     with pytest.raises(SourceUnknown):
         failback.complete(run, HOST)
-    assert live.look(run, HOST).phase is Phase.WAITING
+    assert live_view.look(run, HOST).phase is Phase.WAITING
     with pytest.raises(NotFailedOver):
         failback.commit(run, HOST)
 
@@ -119,37 +120,37 @@ def test_killed_at_every_step_it_goes_on_to_the_old_disks(replica, root, zygote,
         for name in ("started", "did"):
             assert zygote.live("go on", f"steps.{name}=kill@2", run=run) == KILLED, (number, name)
     assert zygote.live("go on", run=run) == DONE
-    assert live.look(run, HOST).phase is Phase.FAILED_OVER
+    assert live_view.look(run, HOST).phase is Phase.FAILED_OVER
     assert old.untouched
     assert replica.head.holds
 
     for point in ("merging", "merged", "marked"):
         assert zygote.live("commit back", f"failback.{point}=kill", run=run) == KILLED, point
-        assert live.look(run, HOST).phase is Phase.FAILED_OVER
+        assert live_view.look(run, HOST).phase is Phase.FAILED_OVER
         with pytest.raises(NotFailedOver, match="merged"):
             live.cancel(run, HOST)
         if point == "merged":
             # Stopped between the two: the guest goes on only once it is noted which disk counts.
-            assert live.look(run, HOST).machine is MachineState.PAUSED
+            assert live_view.look(run, HOST).machine is MachineState.PAUSED
             live.mend(run, HOST)
             assert (run / "0.merged").exists()
-            assert live.look(run, HOST).machine is MachineState.RUNNING
+            assert live_view.look(run, HOST).machine is MachineState.RUNNING
             # And a machine that ends there starts on the old disk.
-            live.machine(run, HOST).kill()
+            live_view.machine(run, HOST).kill()
             live.resume(run, HOST)
             [line] = [one for one in processes(root) if one.startswith("qemu-system")]
             assert "0.qcow2" not in line
             assert "1.qcow2" in line
     assert zygote.live("commit back", "failback.ended=kill", run=run) == KILLED
-    assert live.look(run, HOST).phase is Phase.COMMITTED
+    assert live_view.look(run, HOST).phase is Phase.COMMITTED
     assert zygote.live("commit back", run=run) == DONE
     assert list(run.glob("*.qcow2")) == []
     assert replica.head.holds == ()
-    assert live.look(run, HOST).machine is MachineState.RUNNING
-    live.machine(run, HOST).kill()
+    assert live_view.look(run, HOST).machine is MachineState.RUNNING
+    live_view.machine(run, HOST).kill()
     assert old.brought
     assert live.resume(run, HOST).machine is MachineState.RUNNING
-    live.machine(run, HOST).kill()
+    live_view.machine(run, HOST).kill()
     live.clean_up(run, HOST, lose=True)
     assert_nothing_left(replica, root)
     assert old.brought

@@ -6,6 +6,9 @@ It writes stamps to both of its disks as fast as it can all the while; each is a
 from __future__ import annotations
 
 import hashlib
+import json
+import signal
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -18,19 +21,19 @@ from standby.demo import guest, stamps
 from standby.errors import Fenced
 from standby.hypervisor.host import MachineState
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
-from standby.recovery import failback, hydrate, live, serving
+from standby.recovery import failback, hydrate, live, live_view, serving
 from standby.recovery.failback_steps import OldDisk
 from standby.recovery.image_writer import opened
-from standby.recovery.live import Phase
+from standby.recovery.live_view import Phase
 from standby.replica.journal import ReplicaLog
 from standby.replication.books import Books
 from standby.replication.engine import Engine
 from standby.replication.source import Source
 from standby.replication.states import State
 from standby.replication.target import Target
+from tests.cli.conftest import PROGRAM, standby
 from tests.guest.conftest import BOOT_LIMIT, images, small_guest, start  # noqa: F401 - fixtures
 from tests.hypervisor.processes import wait_for
-from tests.recovery import sealing
 from tests.recovery.conftest import HOST
 from tests.recovery.machines import processes
 from tests.recovery.protecting import protect
@@ -59,7 +62,7 @@ def test_a_guest_fails_over_and_comes_back_and_every_stamp_is_accounted_for(
     recovered = live.start(request, root, HOST)
     assert "its process has ended" in recovered.known
     print(f"first instruction {recovered.times.first_instruction:.2f} s, agent {recovered.times.agent:.2f} s")  # noqa: T201
-    machine = live.machine(recovered.run, HOST)
+    machine = live_view.machine(recovered.run, HOST)
     assert guest.check_files(machine) == sum(disk.files for disk in small_guest.disks)
     wait_for(lambda: guest.newest_stamp(machine) > protected + 50, "stamps behind those of the point")
 
@@ -84,7 +87,7 @@ def test_a_guest_fails_over_and_comes_back_and_every_stamp_is_accounted_for(
     wait_for(lambda: guest.newest_stamp(machine) > before, "stamps after the store was let go")
 
     # Reverse: the same replica, by hashes; the old points stay.
-    protect(machine, tmp_path / "books-b", tmp_path / "store", take_over=True)
+    reverse(recovered.run, tmp_path / "books-b")
     log = ReplicaLog.read(store, "web")
     assert log.point(str(recovered.seq)).seq == recovered.seq
     sent = sum(r.disk(d.id).logs[0].data for r in log.records[records:] for d in r.disks if d.logs)
@@ -104,13 +107,16 @@ def test_a_guest_fails_over_and_comes_back_and_every_stamp_is_accounted_for(
     assert 0 < fetched < sum(disk.content for disk in small_guest.disks) // 2, "only what differs is fetched"
 
     newest = guest.newest_stamp(machine)
-    sealing.seal(tmp_path / "books-b", machine.qmp, machine.agent)
+    sockets = ["--qmp", machine.qmp, "--agent", machine.agent]
+    moved = standby("failover", "planned", "web", *sockets, "--state", tmp_path / "books-b", "--json")
+    assert moved.status == 0, moved.err
+    assert moved.json["point"] == ReplicaLog.read(store, "web").point().seq
     wait_for(lambda: machine.state() is MachineState.GONE, "the end of the recovered machine")
     sealed = prefix(store)
     assert sealed >= newest
 
     failed_back = failback.complete(waiting.run, HOST)
-    home = live.machine(failed_back.run, HOST)
+    home = live_view.machine(failed_back.run, HOST)
     assert guest.check_files(home) == sum(disk.files for disk in small_guest.disks)
     assert [digest(Path(one.path)) for one in old] == untouched
     committed = failback.commit(failed_back.run, HOST)
@@ -131,10 +137,29 @@ def test_a_guest_fails_over_and_comes_back_and_every_stamp_is_accounted_for(
     live.clean_up(recovered.run, HOST)
     assert processes(root) == []
     assert live.resume(failed_back.run, HOST).machine is MachineState.RUNNING
-    live.machine(failed_back.run, HOST).kill()
+    live_view.machine(failed_back.run, HOST).kill()
     live.clean_up(failed_back.run, HOST, lose=True)
     assert on_disks(old) >= last
     assert ReplicaLog.read(store, "web").head.holds == ()
+
+
+def reverse(run: Path, state: Path) -> None:
+    """`standby failover reverse`, until the first point of its own."""
+    words = ["failover", "reverse", run, "--state", state, "--frequency", "1", "--json"]
+    process = subprocess.Popen(
+        [PROGRAM, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for line in process.stdout:
+            if json.loads(line)["event"] == "point":
+                break
+        else:
+            raise AssertionError(process.stderr.read())
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    finally:
+        process.kill()
 
 
 def order_of(run: Path) -> live.LiveOrder:

@@ -13,11 +13,12 @@ from standby.block.images import Format
 from standby.block.nbd import NbdDisk
 from standby.errors import Fenced, InvalidRequest
 from standby.hypervisor.host import MachineState
-from standby.recovery import hydrate, live, machine_steps, run_directory, serving
+from standby.recovery import hydrate, live, live_view, machine_steps, run_directory, serving
 from standby.recovery.hydrate import FetchFailed
 from standby.recovery.image_writer import opened
-from standby.recovery.live import FailoverInProgress, NotFailedOver, Phase, Request
+from standby.recovery.live import FailoverInProgress, NotFailedOver, Request
 from standby.recovery.live_steps import FailedOverElsewhere
+from standby.recovery.live_view import Phase
 from standby.recovery.machine_steps import OverlayLost
 from standby.recovery.prerequisites import NotReady
 from standby.recovery.split_brain import SourceRuns, SourceUnknown
@@ -62,7 +63,7 @@ def test_it_starts_the_newest_point_under_its_own_name_and_fences_the_source(rep
     )
     assert found.problems == ()
     assert "said by the operator" in found.known
-    assert live.machine(found.run, HOST).description.name == "web"
+    assert live_view.machine(found.run, HOST).description.name == "web"
     assert replica.head.epoch == found.epoch == 2
     assert replica.head.owner.startswith("standby failover ")
     assert [hold.seq for hold in replica.head.holds] == [seq]
@@ -124,8 +125,8 @@ def test_another_point_loses_what_the_guest_wrote_and_nothing_else(replica, root
     assert found.seq == second
     with pytest.raises(InvalidRequest, match="no recovery point 99"):
         live.change_point(found.run, "99", HOST)
-    assert live.look(found.run, HOST).machine is MachineState.RUNNING
-    live.machine(found.run, HOST).kill()
+    assert live_view.look(found.run, HOST).machine is MachineState.RUNNING
+    live_view.machine(found.run, HOST).kill()
     write_to(overlays(found.run)[0])
     changed = live.change_point(found.run, str(first), HOST)
     assert (changed.seq, changed.phase, changed.epoch) == (first, Phase.FAILED_OVER, found.epoch)
@@ -139,9 +140,9 @@ def test_a_machine_that_ended_is_started_again_on_what_it_wrote(replica, root, t
     """As after a restart of the host: machine and servers are gone."""
     bootless(replica, tmp_path)
     found = live.start(request(replica), root, HOST)
-    live.machine(found.run, HOST).kill()
+    live_view.machine(found.run, HOST).kill()
     serving.stop(live.live_steps.sources(found.run, run_directory.read_order(found.run, live.LiveOrder)))
-    [problem] = live.look(found.run, HOST).problems
+    [problem] = live_view.look(found.run, HOST).problems
     assert problem.problem == "its machine is off"
     assert f"standby failover resume {found.run}" in problem.fix
     marked = overlays(found.run)[1]
@@ -151,7 +152,7 @@ def test_a_machine_that_ended_is_started_again_on_what_it_wrote(replica, root, t
     assert again.problems == ()
     assert written(marked)
 
-    live.machine(found.run, HOST).kill()
+    live_view.machine(found.run, HOST).kill()
     marked.rename(tmp_path / "lost")
     with pytest.raises(OverlayLost, match="disk1"):
         live.resume(found.run, HOST)
@@ -164,11 +165,11 @@ def test_a_machine_that_ended_is_started_again_on_what_it_wrote(replica, root, t
 def test_a_machine_that_waits_for_its_disk_goes_on_when_it_is_mended(replica, root, tmp_path):
     bootless(replica, tmp_path)
     found = live.start(request(replica), root, HOST)
-    live.machine(found.run, HOST).pause()
-    [problem] = live.look(found.run, HOST).problems
+    live_view.machine(found.run, HOST).pause()
+    [problem] = live_view.look(found.run, HOST).problems
     assert "stopped" in problem.problem
     assert live.mend(found.run, HOST) == []
-    assert live.look(found.run, HOST).machine is MachineState.RUNNING
+    assert live_view.look(found.run, HOST).machine is MachineState.RUNNING
     live.cancel(found.run, HOST)
 
 
@@ -183,14 +184,14 @@ def test_committed_it_stays(replica, root, tmp_path):
         live.change_point(found.run, "newest", HOST)
     with pytest.raises(NotFailedOver, match="its machine runs"):
         live.clean_up(found.run, HOST, lose=True)
-    live.machine(found.run, HOST).kill()
+    live_view.machine(found.run, HOST).kill()
     with pytest.raises(NotFailedOver, match="nothing tells"):
         live.clean_up(found.run, HOST)
-    assert live.look(found.run, HOST).phase is Phase.COMMITTED
+    assert live_view.look(found.run, HOST).phase is Phase.COMMITTED
     attach(replica.store, "web", owner="standby failover 1 on b", clock=FixedClock(), new_id=new_id)
     with pytest.raises(FailedOverElsewhere, match="standby failover 1 on b"):
         live.resume(found.run, HOST)
-    assert live.look(found.run, HOST).machine is MachineState.GONE
+    assert live_view.look(found.run, HOST).machine is MachineState.GONE
     live.clean_up(found.run, HOST)
     assert_nothing_left(replica, root)
 
@@ -208,7 +209,7 @@ def test_before_its_machine_starts_it_is_not_committed_and_not_cleaned_up(
         live.start(request(replica), root, HOST)
     monkeypatch.undo()
     [run] = run_directory.recoveries(root)
-    assert live.look(run, HOST).phase is Phase.FAILING_OVER
+    assert live_view.look(run, HOST).phase is Phase.FAILING_OVER
     for refused in (live.commit, live.mend, live.clean_up):
         with pytest.raises(NotFailedOver):
             refused(run, HOST)
@@ -225,12 +226,12 @@ def test_nothing_is_begun_while_the_source_may_run(replica, root, tmp_path):
     with pytest.raises(SourceUnknown, match="cannot be asked"):
         live.start(request(replica, confirmed=False, source_qmp=tmp_path / "none"), root, HOST)
     daemon = live.start(request(replica), root, HOST)
-    qmp = live.machine(daemon.run, HOST).qmp
+    qmp = live_view.machine(daemon.run, HOST).qmp
     (tmp_path / "other").mkdir()
     for confirmed in (True, False):
         with pytest.raises(SourceRuns, match="planned"):
             live.start(request(replica, confirmed=confirmed, source_qmp=qmp), tmp_path / "other", HOST)
-    live.machine(daemon.run, HOST).pause()
+    live_view.machine(daemon.run, HOST).pause()
     with pytest.raises(SourceUnknown, match="may be continued"):
         live.start(request(replica, confirmed=False, source_qmp=qmp), tmp_path / "other", HOST)
     live.cancel(daemon.run, HOST)
@@ -309,7 +310,7 @@ def test_a_store_that_is_away_is_waited_for_and_then_all_goes_on(replica, root, 
         assert hydrating.result(30).whole == ("disk0", "disk1")
     assert bytes(data) == late[:BLOCK]
     disk.close()
-    live.machine(found.run, HOST).kill()
+    live_view.machine(found.run, HOST).kill()
     with opened(overlays(found.run)[1], Format.QCOW2, SIZE, writable=False) as whole:
         wanted = bytes([2]) * (3 * BLOCK) + bytes(2 * BLOCK) + late + bytes(SIZE - 11 * BLOCK)
         assert contents(whole) == wanted
@@ -321,7 +322,7 @@ def test_a_damaged_block_ends_the_fetching_and_not_the_machine(replica, root, tm
     found = live.start(request(replica), root, HOST)
     with pytest.raises(FetchFailed, match="block"):
         hydrate.hydrate(found.run, HOST)
-    shown = live.look(found.run, HOST)
+    shown = live_view.look(found.run, HOST)
     assert shown.machine is MachineState.RUNNING
     assert shown.whole == ("disk0",)
     live.cancel(found.run, HOST)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from standby import failpoints
-from standby.recovery import hydrate, live, run_directory
-from standby.recovery.live import Phase
+from standby.recovery import hydrate, live, live_view, run_directory
+from standby.recovery.live_view import Phase
 from standby.recovery.machine_steps import whole_mark
 from tests.recovery.conftest import HOST, Replica
 from tests.recovery.killed import DONE, KILLED, Zygote
@@ -63,7 +63,7 @@ def test_killed_at_every_step_it_goes_on_and_keeps_its_one_fence(replica, root, 
             # What went before is asked and not done again, but for `check`: that is made at every turn.
             assert zygote.live("go on", f"steps.{name}=kill@2", run=run) == KILLED, (number, name)
     assert zygote.live("go on", run=run) == DONE
-    found = live.look(run, HOST)
+    found = live_view.look(run, HOST)
     assert (found.phase, found.seq, found.problems) == (Phase.FAILED_OVER, points[1], ())
     owners = {record.writer for record in replica.log().records if record.kind == "fence"}
     assert len(owners) == 2
@@ -72,16 +72,16 @@ def test_killed_at_every_step_it_goes_on_and_keeps_its_one_fence(replica, root, 
     # Another point, killed on the way back and on the way there.
     for point in ("steps.undoing=kill@2", "steps.undid=kill@4", "live.wished=kill", "steps.did=kill@6"):
         assert zygote.live("change point", point, run=run, point=points[0]) == KILLED, point
-    assert live.look(run, HOST).phase is Phase.FAILING_OVER
+    assert live_view.look(run, HOST).phase is Phase.FAILING_OVER
     assert zygote.live("change point", run=run, point=points[0]) == DONE
-    assert live.look(run, HOST).seq == points[0]
+    assert live_view.look(run, HOST).seq == points[0]
 
     assert zygote.live("commit", "live.committed=kill", run=run) == KILLED
-    assert live.look(run, HOST).phase is Phase.COMMITTED
+    assert live_view.look(run, HOST).phase is Phase.COMMITTED
     for name in HYDRATING:
         assert zygote.live("hydrate", f"hydrate.{name}=kill", run=run) == KILLED, name
     assert zygote.live("hydrate", run=run) == DONE
-    found = live.look(run, HOST)
+    found = live_view.look(run, HOST)
     assert found.whole == found.disks == ("disk0", "disk1")
     assert found.problems == ()
     assert replica.head.holds == ()
@@ -89,12 +89,12 @@ def test_killed_at_every_step_it_goes_on_and_keeps_its_one_fence(replica, root, 
     assert machine.startswith("qemu-system")
 
     # Whole, it needs neither store nor servers to start again.
-    live.machine(run, HOST).kill()
+    live_view.machine(run, HOST).kill()
     away = replica.root.rename(replica.root.with_name("away"))
     assert live.resume(run, HOST).problems == ()
     assert len(processes(root)) == 1
     away.rename(replica.root)
-    live.machine(run, HOST).kill()
+    live_view.machine(run, HOST).kill()
     live.clean_up(run, HOST, lose=True)
     assert_nothing_left(replica, root)
 
@@ -107,7 +107,7 @@ def test_killed_while_cancelling_it_is_taken_up_again(replica, root, zygote):
     while zygote.live("cancel", f"{names[turn % 3]}=kill", run=run) == KILLED:
         turn += 1
         assert time.monotonic() - began < 60
-        assert live.look(run, HOST).phase is Phase.CANCELLING
+        assert live_view.look(run, HOST).phase is Phase.CANCELLING
         with pytest.raises(live.NotFailedOver):
             live.commit(run, HOST)
     assert turn > 2 * STEPS
@@ -124,7 +124,7 @@ def test_a_disk_is_whole_only_when_that_was_marked(replica, root, points):
     finally:
         failpoints.arm("")
     assert not whole_mark(found.run, 0).exists()
-    live.machine(found.run, HOST).kill()
+    live_view.machine(found.run, HOST).kill()
     again = live.resume(found.run, HOST)
     assert again.whole == ()
     [line] = [one for one in processes(root) if one.startswith("qemu-system")]

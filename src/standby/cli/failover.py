@@ -28,7 +28,7 @@ from standby.cli.quantities import duration
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover, live
+from standby.recovery import failover, live, live_view
 from standby.recovery.failover import FailoverTest, Request
 
 app = typer.Typer(cls=Group)
@@ -67,7 +67,7 @@ app.command()(failover_live.resume)
 def list_all(state: State = None, json: Json = False) -> None:
     """List the failovers and test failovers on this host."""
     host = QemuHost()
-    lives = live.list_failovers(root_of(state, FAILOVERS), host)
+    lives = live_view.list_failovers(root_of(state, FAILOVERS), host)
     tests = failover.list_tests(root_of(state, TESTS), host)
     if json:
         print_json([*map(live_result, lives), *map(_result, tests)])
@@ -86,7 +86,7 @@ def show(run: RunDirectory, json: Json = False) -> None:
     if kind_of(run) == "test":
         _show(failover.look(run, QemuHost()), json)
     else:
-        show_live(live.look(run, QemuHost()), json)
+        show_live(live_view.look(run, QemuHost()), json)
 
 
 @app.command()

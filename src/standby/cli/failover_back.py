@@ -17,9 +17,9 @@ from standby.cli.vm_protect import protect
 from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
 from standby.recovery import failback as failing_back
-from standby.recovery import live
+from standby.recovery import live_view
 from standby.recovery.failback_steps import OldDisk
-from standby.recovery.live import Failover, Phase
+from standby.recovery.live_view import Failover, Phase
 from standby.recovery.split_brain import CONFIRM
 from standby.replication.policy import FREQUENCIES
 
@@ -41,9 +41,9 @@ def reverse(
 
     What differs from the newest point is found by hashes; recovery points stay.
     """
-    found = live.look(run, QemuHost())
+    found = live_view.look(run, QemuHost())
     _refuse_reverse(found)
-    machine = live.machine(run, QemuHost())
+    machine = live_view.machine(run, QemuHost())
     protect(
         machine=found.name,
         qmp=machine.qmp,

@@ -16,7 +16,7 @@ from standby.cli.state import folder_of
 from standby.errors import InvalidRequest
 from standby.hypervisor.host import MachineState
 from standby.recovery import run_directory
-from standby.recovery.live import Failover, Phase
+from standby.recovery.live_view import Failover, Phase
 from standby.recovery.machine_steps import RunOrder
 from standby.recovery.steps import Row, State
 

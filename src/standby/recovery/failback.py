@@ -21,7 +21,7 @@ from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.host import MachineState, Network, NotBooted, RecoveryHost
 from standby.objects.address import open_store
 from standby.objects.durable import sync
-from standby.recovery import live, machine_steps, run_directory
+from standby.recovery import live, live_view, machine_steps, run_directory
 from standby.recovery.failback_steps import (
     COMPARE,
     COMPLETE,
@@ -32,8 +32,9 @@ from standby.recovery.failback_steps import (
     merged_mark,
     merging_mark,
 )
-from standby.recovery.live import CANCEL, RESUME, Committed, Failover, NotFailedOver
+from standby.recovery.live import CANCEL, Committed, NotFailedOver
 from standby.recovery.live_steps import COMMITTED, WISH, Wish
+from standby.recovery.live_view import RESUME, Failover
 from standby.recovery.machine_steps import START, overlay
 from standby.recovery.run_directory import FileRows
 from standby.recovery.steps import Row, State
@@ -162,7 +163,7 @@ def commit(run: Path, host: RecoveryHost, *, clock: Clock | None = None) -> Fail
             raise NotFailedOver(
                 "it has not started yet", subject=str(run), hint=COMPLETE_COMMAND.format(run=run)
             )
-        machine = live.machine(run, host)
+        machine = live_view.machine(run, host)
         if not (run / COMMITTED).exists():
             if machine.state() is MachineState.GONE:
                 raise NotFailedOver(
@@ -186,4 +187,4 @@ def commit(run: Path, host: RecoveryHost, *, clock: Clock | None = None) -> Fail
         machine_steps.release(order)
         for index in range(len(order.old)):
             overlay(run, index).unlink(missing_ok=True)
-    return live.look(run, host)
+    return live_view.look(run, host)

@@ -17,9 +17,10 @@ from standby import failpoints
 from standby.errors import NeedsPerson, Recoverable
 from standby.hypervisor.host import Fetched, MachineState, RecoveryHost
 from standby.objects.durable import sync
-from standby.recovery import live, live_steps, machine_steps, run_directory, serving
-from standby.recovery.live import RESUME, Failover, NotFailedOver
+from standby.recovery import live_steps, live_view, machine_steps, run_directory, serving
+from standby.recovery.live import NotFailedOver
 from standby.recovery.live_steps import LiveOrder, copy_of
+from standby.recovery.live_view import RESUME, Failover
 from standby.recovery.machine_steps import START, whole_mark
 from standby.recovery.run_directory import FileRows
 from standby.recovery.steps import State
@@ -53,7 +54,7 @@ def hydrate(run: Path, host: RecoveryHost, *, progress: Progress = lambda _disk,
     with run_directory.run_lock(run):
         order = run_directory.read_order(run, LiveOrder)
         _refuse(run, host)
-        machine = live.machine(run, host)
+        machine = live_view.machine(run, host)
         copy = copy_of(run)
         tries: Counter[int] = Counter()
         while copy and (left := _left(run, len(copy.disks))):
@@ -84,7 +85,7 @@ def hydrate(run: Path, host: RecoveryHost, *, progress: Progress = lambda _disk,
             serving.stop(machine_steps.all_sources(run, order, copy))
         machine_steps.release(order)
         _RELEASED.reach()
-    return live.look(run, host)
+    return live_view.look(run, host)
 
 
 def _store_answers(order: LiveOrder) -> bool:
@@ -103,7 +104,7 @@ def _refuse(run: Path, host: RecoveryHost) -> None:
     journal = FileRows(run).load()
     if journal.undoing or journal.back_to or journal.row(START).state is not State.DONE:
         raise NotFailedOver("it has not started yet", subject=str(run), hint=f"`{RESUME.format(run=run)}`")
-    if live.machine(run, host).state() is MachineState.GONE:
+    if live_view.machine(run, host).state() is MachineState.GONE:
         raise NotFailedOver(
             "its machine is off, and it is the machine that fetches",
             subject=str(run),
@@ -112,7 +113,7 @@ def _refuse(run: Path, host: RecoveryHost) -> None:
 
 
 def _see_failure(run: Path, order: LiveOrder, disk: str, *, last: bool) -> None:
-    found = serving.problems(live_steps.sources(run, order), live.MEND.format(run=run))
+    found = serving.problems(live_steps.sources(run, order), live_view.MEND.format(run=run))
     damage = next((one for one in found if one.subject.startswith(f"disk {disk},")), None)
     if damage or last:
         raise FetchFailed(

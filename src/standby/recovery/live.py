@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -22,14 +21,12 @@ from ulid import ULID
 from standby import failpoints
 from standby.clock import Clock, SystemClock
 from standby.errors import InvalidRequest, StandbyError
-from standby.hypervisor.base import MachineNotFound, MachineUnreachable
-from standby.hypervisor.host import MachineState, Network, NotBooted, RecoveryHost, RunningMachine
+from standby.hypervisor.base import MachineNotFound
+from standby.hypervisor.host import MachineState, Network, NotBooted, RecoveryHost
 from standby.objects.address import open_store
 from standby.objects.durable import sync
-from standby.records import Finding
-from standby.recovery import live_steps, machine_steps, run_directory, serving
+from standby.recovery import live_steps, run_directory, serving
 from standby.recovery.failback_steps import (
-    COMPARE,
     COMPLETE,
     SOURCE,
     FailbackOrder,
@@ -37,29 +34,23 @@ from standby.recovery.failback_steps import (
     merged_mark,
     merging_mark,
 )
-from standby.recovery.failover import Times
 from standby.recovery.live_steps import (
     CHOOSE,
     COMMITTED,
     FENCE,
-    KNOWN,
     WISH,
-    Known,
     LiveOrder,
     Wish,
     Work,
-    copy_of,
 )
-from standby.recovery.machine_steps import MACHINE, START
-from standby.recovery.run_directory import FileRows, NoRecovery
-from standby.recovery.serving import Source
-from standby.recovery.steps import Journal, Row, State, Workflow
+from standby.recovery.live_view import RESUME, Failover, look, machine, served, state_of
+from standby.recovery.machine_steps import START
+from standby.recovery.run_directory import FileRows
+from standby.recovery.steps import Row, State, Workflow
 from standby.replica.journal import ReplicaLog
 
 CANCEL: Final = "standby failover cancel {run}"
-RESUME: Final = "standby failover resume {run}"
-MEND: Final = "standby failover mend {run}"
-"""Commands that messages name."""
+"""A command that messages name."""
 
 CANCEL_TASK: Final = "Cancel failover"
 CHANGE_TASK: Final = "Change recovery point"
@@ -77,16 +68,6 @@ class FailoverInProgress(InvalidRequest):
 
 class NotFailedOver(InvalidRequest):
     """The failover is not as far, or farther, than what was asked of it needs."""
-
-
-class Phase(StrEnum):
-    FAILING_OVER = "failing over"
-    FAILED_OVER = "failed over"
-    SYNCHRONIZING = "synchronizing"
-    WAITING = "waits to be completed"
-    CHANGING_POINT = "changing point"
-    COMMITTED = "committed"
-    CANCELLING = "cancelling"
 
 
 class Request(NamedTuple):
@@ -107,31 +88,6 @@ class Request(NamedTuple):
 
 class Committed(msgspec.Struct, frozen=True):
     at: str
-
-
-class Failover(NamedTuple):
-    """A failover as it stands now.
-
-    seq: the point, 0 as long as none is chosen. machine: None before it was started. known: what was known of
-    the source when it began. epoch: of its fence, 0 before. whole: disks of which nothing is in the store only.
-    problems: what it suffers from, each with what to do.
-    """
-
-    run: Path
-    tag: str
-    name: str
-    store: str
-    replica: str
-    seq: int
-    phase: Phase
-    machine: MachineState | None
-    known: str
-    epoch: int
-    disks: tuple[str, ...]
-    whole: tuple[str, ...]
-    times: Times
-    journal: Journal
-    problems: tuple[Finding, ...]
 
 
 def start(
@@ -293,7 +249,7 @@ def clean_up(
                 "it is not committed", subject=str(run), hint=f"`{CANCEL.format(run=run)}` takes it back"
             )
         if not journal.undoing:
-            if _state(run, host) is MachineState.RUNNING:
+            if state_of(run, host) is MachineState.RUNNING:
                 raise NotFailedOver(
                     "its machine runs",
                     subject=order.machine,
@@ -317,60 +273,13 @@ def mend(run: Path, host: RecoveryHost) -> list[str]:
             raise NotFailedOver(
                 "its disks are not served yet", subject=str(run), hint=f"`{RESUME.format(run=run)}` goes on"
             )
-        dead = serving.dead(_served(run))
+        dead = serving.dead(served(run))
         serving.start(dead)
         settle(run, host)
         found = machine(run, host)
         if found.state() is MachineState.PAUSED:
             found.resume()
     return [source.disk for source in dead]
-
-
-def list_failovers(root: Path, host: RecoveryHost) -> list[Failover]:
-    """The failovers below `root`, oldest first."""
-    found = []
-    for run in run_directory.recoveries(root.resolve()):
-        # One that is removed meanwhile is none any more.
-        with contextlib.suppress(NoRecovery):
-            found.append(look(run, host))
-    return found
-
-
-def look(run: Path, host: RecoveryHost) -> Failover:
-    """A failover as it stands now. Raises NoRecovery."""
-    run = run.resolve()
-    order = run_directory.read_order(run, LiveOrder)
-    journal = FileRows(run).load()
-    copy = copy_of(run)
-    facts = {name: value for row in journal.rows for name, value in row.facts.items()}
-    known = run_directory.find(run / KNOWN, Known)
-    state = _state(run, host)
-    phase = _phase(run, journal)
-    disks = tuple(disk.id for disk in copy.disks) if copy else ()
-    return Failover(
-        run=run,
-        tag=order.tag,
-        name=order.machine,
-        store=order.store,
-        replica=order.replica,
-        seq=copy.seq if copy else 0,
-        phase=phase,
-        machine=state,
-        known=known.source if known else "",
-        epoch=int(journal.row(FENCE).facts.get("epoch", 0)),
-        disks=disks,
-        whole=disks
-        if order.kind == "failback"
-        else tuple(disk for index, disk in enumerate(disks) if machine_steps.whole_mark(run, index).exists()),
-        times=Times(facts.get("first_instruction"), facts.get("agent")),
-        journal=journal,
-        problems=tuple(_problems(run, order, journal, state)) if not journal.undoing else (),
-    )
-
-
-def machine(run: Path, host: RecoveryHost) -> RunningMachine:
-    """The machine of a failover. Raises MachineNotFound if none was started yet."""
-    return host.find(run.resolve() / MACHINE)
 
 
 def _work(run: Path, host: RecoveryHost, clock: Clock | None) -> Work:
@@ -415,12 +324,6 @@ def refuse_second(root: Path, replica: UUID, name: str) -> None:
             )
 
 
-def _served(run: Path) -> list[Source]:
-    """The disks that are read from the store; a failback has none."""
-    order = run_directory.read_order(run, LiveOrder)
-    return [] if order.kind == "failback" else live_steps.sources(run, order)
-
-
 def _refuse_failback(run: Path, order: LiveOrder, what: str) -> None:
     if order.kind == "failback":
         raise NotFailedOver(
@@ -453,55 +356,3 @@ def _moved_on(run: Path, order: LiveOrder) -> bool:
     mine = int(FileRows(run).load().row(FENCE).facts.get("epoch", 0))
     records = ReplicaLog.read(order.place.store, order.replica).records
     return live_steps.failed_over_since(records, mine) is not None
-
-
-def _phase(run: Path, journal: Journal) -> Phase:
-    if journal.undoing:
-        return Phase.CANCELLING
-    if (run / COMMITTED).exists():
-        return Phase.COMMITTED
-    if journal.back_to:
-        return Phase.CHANGING_POINT
-    if (
-        run_directory.read_order(run, LiveOrder).kind == "failback"
-        and journal.row(START).state is not State.DONE
-    ):
-        if journal.row(COMPARE).state is not State.DONE:
-            return Phase.SYNCHRONIZING
-        return Phase.FAILING_OVER if (run / COMPLETE).exists() else Phase.WAITING
-    return Phase.FAILED_OVER if journal.row(START).state is State.DONE else Phase.FAILING_OVER
-
-
-def _state(run: Path, host: RecoveryHost) -> MachineState | None:
-    try:
-        return machine(run, host).state()
-    except MachineNotFound:
-        return None
-    except MachineUnreachable:
-        # Its process is there: somebody else asks it, as a start that waits for the boot, or it hangs.
-        return MachineState.RUNNING
-
-
-def _problems(run: Path, order: LiveOrder, journal: Journal, state: MachineState | None) -> list[Finding]:
-    if journal.row(START).state is not State.DONE:
-        return []
-    if state in (None, MachineState.GONE):
-        return [
-            Finding(
-                subject=order.machine,
-                problem="its machine is off",
-                fix=f"{RESUME.format(run=run)} starts it again, on its own disks",
-                blocks=True,
-            )
-        ]
-    findings = serving.problems(_served(run), MEND.format(run=run))
-    if state is MachineState.PAUSED:
-        findings.append(
-            Finding(
-                subject=order.machine,
-                problem="its processors are stopped, most often because a disk had an error",
-                fix=MEND.format(run=run),
-                blocks=True,
-            )
-        )
-    return findings
