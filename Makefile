@@ -24,6 +24,7 @@ test: lint
 # Figures, each beside its rival in the same run; about two minutes.
 bench: setup
 	$(bin)/python benchmarks/initial.py
+	$(bin)/python benchmarks/opening.py
 	$(bin)/python benchmarks/reading.py
 	$(bin)/python benchmarks/serving.py
 	$(bin)/python benchmarks/stores.py

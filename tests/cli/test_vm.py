@@ -11,9 +11,11 @@ import subprocess
 import pytest
 
 from standby.clock import SystemClock
+from standby.errors import InvalidRequest
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
 from standby.replica.writer import attach
+from standby.replication.books import Books
 from tests.cli import reference
 from tests.cli.conftest import PROGRAM, standby
 from tests.hypervisor.processes import FORMATS, Daemon, Writer, assert_one_instant, contents
@@ -110,16 +112,18 @@ def test_a_second_agent_is_refused_and_the_first_stops_well(daemon, store, tmp_p
     agent = start(daemon, store, state)
     try:
         said = until(agent, "      4")
-        for words in (
-            ["vm", "protect", "web", "--qmp", daemon.qmp, "--store", store],
-            ["vm", "pause", "web"],
-            ["vm", "unprotect", "web", "--qmp", daemon.qmp],
-        ):
-            refused = standby(*words, "--state", state, "--json")
-            assert refused.status == 3
-            assert f"(process {agent.pid})" in json.loads(refused.err)["cause"]
+        words = ["vm", "protect", "web", "--qmp", daemon.qmp, "--store", store]
+        refused = standby(*words, "--state", state, "--json")
+        assert (refused.status, "protected already" in json.loads(refused.err)["cause"]) == (3, True)
+        with pytest.raises(InvalidRequest, match=rf"\(process {agent.pid}\)"):
+            Books(state)
+        # It does what it is asked.
+        assert standby("vm", "pause", "web", "--state", state, "--json").json["state"] == "paused"
+        assert standby("vm", "pause", "web", "--state", state).status == 3
+        assert standby("vm", "resume", "web", "--state", state, "--json").json["state"] != "paused"
         shown = standby("vm", "show", "web", "--state", state)
-        assert (shown.status, "Agent    running" in shown.out) == (0, True)
+        assert shown.status == 0
+        assert re.search(r"^Agent +running$", shown.out, re.MULTILINE)
     finally:
         agent.send_signal(signal.SIGTERM)
         out, err = agent.communicate(timeout=30)
@@ -178,12 +182,15 @@ def test_what_is_not_possible_now_is_told_with_what_is(daemon, store, tmp_path):
     store.rename(tmp_path / "away")
     listed = standby("vm", "list", "--state", state, columns=60)
     assert listed.status == 0
-    assert "no store is here" in " ".join(listed.out.split())
+    assert "paused by an operator" in " ".join(listed.out.split())
+    shown = standby("vm", "show", "web", "--state", state, columns=60)
+    assert "no store is here" in " ".join(shown.out.split())
     assert all(len(line) <= 60 or str(store) in line for line in listed.out.splitlines())
-    (machine,) = standby("vm", "list", "--state", state, "--json").json
+    machine = standby("vm", "show", "web", "--state", state, "--json").json
     assert (machine["newest"], "no store is here" in machine["store_problem"]) == (None, True)
 
-    unclear = standby("vm", "unprotect", "web", "--state", state, columns=200)
+    both = ["--qmp", daemon.qmp, "--machine-gone"]
+    unclear = standby("vm", "unprotect", "web", *both, "--state", state, columns=200)
     assert (unclear.status, "--machine-gone" in unclear.err) == (3, True)
     ended = standby("vm", "unprotect", "web", "--machine-gone", "--state", state, "--json")
     assert (ended.status, ended.json["machine"]) == (0, "web")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standby.objects.directory import DirectoryStore
-from standby.objects.limit import STEP, Bandwidth, Flow, Limited, advanced, seconds_until
+from standby.objects.limit import STEP, Flow, Limited, Throttle, advanced, seconds_until
 from tests.objects.contract import StoreContract
 
 RATES = st.one_of(st.none(), st.integers(1, 1 << 30))
@@ -18,7 +18,7 @@ RATES = st.one_of(st.none(), st.integers(1, 1 << 30))
 class TestLimited(StoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Limited:
-        return Limited(DirectoryStore(tmp_path / "store", create=True), Bandwidth(1 << 40))
+        return Limited(DirectoryStore(tmp_path / "store", create=True), Throttle(1 << 40))
 
 
 @given(st.lists(st.tuples(st.integers(1, STEP), st.floats(0, 100), st.integers(1, 1 << 24)), max_size=40))
@@ -56,7 +56,7 @@ def test_a_second_waits_for_what_the_first_took():
 
 
 def test_a_higher_limit_frees_who_waits():
-    bandwidth = Bandwidth(1)
+    bandwidth = Throttle(1)
     bandwidth.take(STEP)
     waiting = threading.Thread(target=bandwidth.take, args=(4 * STEP,))
     waiting.start()
@@ -72,7 +72,7 @@ def test_a_higher_limit_frees_who_waits():
 def test_two_stores_of_a_host_share_it(place, tmp_path):
     """Real uploads in pieces: together they take no less than the limit says."""
     rate, size = 24 << 20, 12 << 20
-    bandwidth = Bandwidth(rate)
+    bandwidth = Throttle(rate)
     source = tmp_path / "log"
     source.write_bytes(bytes(size))
     stores = [Limited(place.open(), bandwidth) for _ in range(2)]
@@ -93,4 +93,4 @@ def test_two_stores_of_a_host_share_it(place, tmp_path):
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_is_positive(limit):
     with pytest.raises(ValueError):
-        Bandwidth(limit)
+        Throttle(limit)

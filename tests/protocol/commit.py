@@ -8,7 +8,7 @@ each is needed. What is modelled beyond plain commits:
 - adoption at T4: a late commit of the older writer takes the sequence number first;
 - records of kind `scan`: not a recovery point, but later points build on their logs;
 - epochs issued by a vault, or without one as the stored epoch + 1;
-- a put that lands below the floor, where the record with its number was deleted.
+- a put that lands below the floor or inside a merged range, where the record with its number was deleted.
 
 Not in `Rule` are T2's condition, T5, the nonce at W2 and the floor at W3: left out one at a time, none gave a
 violation (3 epochs, 5 numbers, 1 maintenance run, no scans), as other rules make up for each. They stay in
@@ -19,6 +19,7 @@ W4 (forgetting the log at the source) follows every acknowledgement, so an ackno
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Set
 from typing import Final, Literal, NamedTuple
 
@@ -47,12 +48,17 @@ class Record(NamedTuple):
 
 
 class Head(NamedTuple):
-    """replica.json. owner: the claim that holds it. version: grows with every swap."""
+    """replica.json. owner: the claim that holds it. version: grows with every swap. ranges: as `Merged`."""
 
     epoch: int
     owner: int
     floor: int
     version: int
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    def hides(self, sequence: int) -> bool:
+        """Whether the record lies inside a merged range (first, last)."""
+        return any(first < sequence < last for first, last in self.ranges)
 
 
 class Writer(NamedTuple):
@@ -70,12 +76,11 @@ class Writer(NamedTuple):
 
 
 class Maintenance(NamedTuple):
-    """plan: the head as read; floor: deletes below it; dead: logs to sweep."""
+    """plan: the head as read; dead: logs to sweep."""
 
     at: str = "idle"
     runs: int = 0
     plan: Head | None = None
-    floor: int = 0
     dead: frozenset[Log] = frozenset()
 
 
@@ -126,7 +131,7 @@ class CommitModel:
         nothing = (None,) * (self._bounds.sequence - 1)
         return State(
             head=Head(epoch=0, owner=0, floor=1, version=0),
-            records=(Record(0, "fence", None), *nothing),
+            records=(Record(0, "point", None), *nothing),  # an older writer's
             logs=frozenset(),
             claims=0,
             writers=(IDLE, IDLE),
@@ -178,7 +183,9 @@ class CommitModel:
     def _t2_swap_head(self, state: State, writer: Writer) -> Iterator[_Move]:
         head = state.head
         if head.version == writer.seen:
-            claimed = state._replace(head=Head(writer.epoch, writer.claim, head.floor, head.version + 1))
+            claimed = state._replace(
+                head=head._replace(epoch=writer.epoch, owner=writer.claim, version=head.version + 1)
+            )
             yield _Move("T2 swap", writer._replace(at="T3", seen=0), claimed)
             yield _Move("T2 swap, answer lost", writer._replace(at="T2 read", seen=0), claimed)
         else:
@@ -249,7 +256,7 @@ class CommitModel:
     def _w3_confirm(self, state: State, writer: Writer) -> Iterator[_Move]:
         head, sequence, log = state.head, writer.tail + 1, (writer.claim, writer.log)
         owned = head.epoch == writer.epoch or "W3 epoch" in self._without
-        above = head.floor <= sequence
+        above = head.floor <= sequence and not head.hides(sequence)
         if not (owned and above):
             yield _Move("W3 fenced", _again(writer), state)
             return
@@ -260,8 +267,8 @@ class CommitModel:
             wrong = (
                 f"epoch {writer.epoch} committed point {sequence} after epoch {state.attached} had attached"
             )
-        elif sequence < head.floor:
-            wrong = f"point {sequence} was acknowledged below the floor {head.floor}"
+        elif sequence < head.floor or head.hides(sequence):
+            wrong = f"point {sequence} was acknowledged where records are merged away"
         ours = Acknowledged(sequence, writer.epoch, log, writer.kind)
         yield _Move(
             "W3",
@@ -285,15 +292,21 @@ class CommitModel:
             if "S1 tail" in self._without or (newest is not None and newest.epoch == head.epoch):
                 yield step("S1 plan", Maintenance("S1", worker.runs + 1, dead=self._dead_logs(state)))
         elif worker.at == "M3":
-            if head == worker.plan:
-                for floor in range(head.floor + 1, tail_of(state) + 1):
-                    record = state.records[floor - 1]
-                    if "M3 point" in self._without or (record is not None and record.kind == "point"):
-                        moved = state._replace(head=Head(head.epoch, head.owner, floor, head.version + 1))
-                        yield step("M3", Maintenance("M4", worker.runs, floor=floor), moved)
+            plan = worker.plan
+            # A writer may have taken over meanwhile: of its records nothing is touched.
+            if plan is not None and (head.floor, head.ranges) == (plan.floor, plan.ranges):
+                for moved in self._merges(state):
+                    yield step("M3", Maintenance("M4", worker.runs), state._replace(head=moved))
             yield step("M3 conflict or none", idle)
         elif worker.at == "M4":
-            low = next((s for s in range(1, worker.floor) if state.records[s - 1] is not None), None)
+            low = next(
+                (
+                    s
+                    for s, record in enumerate(state.records, 1)
+                    if record is not None and (s < head.floor or head.hides(s))
+                ),
+                None,
+            )
             if low is None:
                 yield step("M4 done", idle)
             else:
@@ -309,12 +322,35 @@ class CommitModel:
             else:
                 yield step("S1 done", idle)
 
+    def _merges(self, state: State) -> Iterator[Head]:
+        """The heads that a merge may swap in: a higher floor, or a range between two points that are left."""
+        head = state.head
+        may_end = [
+            sequence
+            for sequence in range(head.floor, tail_of(state) + 1)
+            if (record := state.records[sequence - 1]) is not None
+            and not head.hides(sequence)
+            and ("M3 point" in self._without or record.kind == "point")
+        ]
+        for floor in may_end:
+            if floor > head.floor:
+                left = tuple(one for one in head.ranges if one[0] >= floor)
+                yield head._replace(floor=floor, version=head.version + 1, ranges=left)
+        for first, last in itertools.combinations(may_end, 2):
+            if last > first + 1 and (first, last) not in head.ranges:
+                left = tuple(one for one in head.ranges if not (first <= one[0] and one[1] <= last))
+                ranges = tuple(sorted((*left, (first, last))))
+                yield head._replace(version=head.version + 1, ranges=ranges)
+
     def _dead_logs(self, state: State) -> frozenset[Log]:
         """S1: what no record above the floor references, of older epochs than the head's."""
         live = {
             record.log
-            for record in state.records[state.head.floor - 1 :]
-            if record is not None and not (record.kind == "scan" and "S1 scan" in self._without)
+            for sequence, record in enumerate(state.records, 1)
+            if sequence >= state.head.floor
+            and not state.head.hides(sequence)
+            and record is not None
+            and not (record.kind == "scan" and "S1 scan" in self._without)
         }
         every = "S1 epoch" in self._without
         return frozenset(
@@ -333,6 +369,8 @@ class CommitModel:
         epoch = 0
         newest = 0
         for sequence, record in enumerate(chain, floor):
+            if state.head.hides(sequence):
+                continue
             assert record is not None
             if record.log is not None and record.log not in state.logs:
                 return f"record {sequence} references a log that is gone"
@@ -342,7 +380,7 @@ class CommitModel:
             if record.kind == "point":
                 newest = sequence
         for done in state.acknowledged:
-            if done.sequence >= floor:
+            if done.sequence >= floor and not state.head.hides(done.sequence):
                 there = state.records[done.sequence - 1]
                 if there != Record(done.epoch, done.kind, done.log):
                     return f"acknowledged {done.kind} {done.sequence} is not in the chain"
@@ -361,7 +399,9 @@ class _Move(NamedTuple):
 def tail_of(state: State) -> int:
     """T3, R3: the last sequence number of the gapless run from the floor on."""
     sequence = state.head.floor
-    while sequence <= len(state.records) and state.records[sequence - 1] is not None:
+    while sequence <= len(state.records) and (
+        state.records[sequence - 1] is not None or state.head.hides(sequence)
+    ):
         sequence += 1
     return sequence - 1
 

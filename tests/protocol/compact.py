@@ -1,8 +1,11 @@
 """Model of opening (R1-R5) against merging (M1-M4) and the sweep of orphaned layers (S2).
 
 Four committed points with a log each, two maintenance workers (one may be a zombie), one reader. Each step is
-one store operation, and a worker may stall or die between any two. Design section 4 states the rules;
+one store operation, and a worker may stall or die between any two. docs/protocol.md states the rules;
 `without` leaves some out, to show that each is needed.
+
+A merge folds any range between two points that are still there, layers that earlier merges made among it; the
+records inside the range go. A range from 0 on is the floor's advance.
 
 A store may tell versions by content (a hash, as the directory store and S3 do). A head written back unchanged
 then has its old version, and a swap that stalled before still succeeds. Hence the rule `generation`: every
@@ -11,12 +14,13 @@ swap changes the head. The model compares generations, which are equal exactly w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Set
 from typing import Final, Literal, NamedTuple
 
 from tests.protocol.explore import Outcome, Step, explore
 
-Rule = Literal["R2", "M3", "M4", "S2", "generation"]
+Rule = Literal["R2", "M3", "M4", "S2", "S2 holds", "generation"]
 
 
 class Bounds(NamedTuple):
@@ -43,10 +47,12 @@ class Head(NamedTuple):
     generation: int
     layers: tuple[Layer, ...] = ()
     holds: tuple[Hold, ...] = ()
+    sweeps: int = 0
 
 
 class Worker(NamedTuple):
-    """seen: generation of the head it planned from. output: the layer it wrote, covering first+1..last.
+    """seen: of the head it planned from, the generation (to sweep) or the count of sweeps (to merge).
+    output: the layer it wrote, covering first+1..last. layers: of the head that the merge was planned from.
     drop: objects to delete, logs and layers; records: those of merged points, which go last."""
 
     at: str = "M1"
@@ -55,6 +61,7 @@ class Worker(NamedTuple):
     first: int = 0
     last: int = 0
     output: str = ""
+    layers: tuple[Layer, ...] = ()
     drop: frozenset[str] = frozenset()
     records: frozenset[int] = frozenset()
 
@@ -127,18 +134,22 @@ class CompactModel:
                 uploaded = state._replace(made=state.made + 1, objects=state.objects | {output})
                 yield _Move("M2", worker._replace(at="M3", output=output), uploaded)
         elif worker.at == "M3":
-            planned = head.generation == worker.seen
-            again = "M3" in self._without and all(layer.last <= worker.first for layer in head.layers)
-            if (planned or again) and not _held(head, worker):
+            # Planning anew from this head gives the same; and no sweep began that might take the output.
+            same = head.layers == worker.layers
+            unswept = head.sweeps == worker.seen or "M3" in self._without
+            if same and unswept and not _held(head, worker):
                 layer = Layer(worker.first, worker.last, worker.output, head.generation + 1)
-                merged = Head(head.generation + 1, (*head.layers, layer), head.holds)
+                left = tuple(one for one in head.layers if not _covers(worker, one))
+                merged = head._replace(generation=head.generation + 1, layers=tuple(sorted((*left, layer))))
                 yield _Move("M3", idle, state._replace(head=merged))
             else:
                 yield _Move("M3 conflict", idle, state)
         elif worker.at == "S2":
             if head.generation == worker.seen:
                 step = 0 if "generation" in self._without else 1
-                swapped = state._replace(head=head._replace(generation=head.generation + step))
+                swapped = state._replace(
+                    head=head._replace(generation=head.generation + step, sweeps=head.sweeps + step)
+                )
                 yield _Move("S2", worker._replace(at="delete", seen=0), swapped)
             else:
                 yield _Move("S2 conflict", idle, state)
@@ -156,9 +167,11 @@ class CompactModel:
     def _plan(self, state: State, worker: Worker) -> Iterator[_Move]:
         """M1: from one reading of the head a run merges, deletes what was replaced, or sweeps orphans."""
         head = state.head
-        top = max((layer.last for layer in head.layers), default=0)
-        for last in range(top + 2, self._bounds.points + 1):
-            yield _Move("M1", worker._replace(at="M2", seen=head.generation, first=top, last=last), state)
+        there = [p for p in (0, *self._points) if not any(one.first < p < one.last for one in head.layers)]
+        planned = worker._replace(at="M2", seen=head.sweeps, layers=head.layers)
+        for first, last in itertools.combinations(there, 2):
+            if any(first < point < last for point in there):
+                yield _Move("M1", planned._replace(first=first, last=last), state)
         replaced = [
             layer
             for layer in head.layers
@@ -174,7 +187,10 @@ class CompactModel:
         orphans = frozenset(name for name in state.objects if name[0] == "m" and name not in known)
         if orphans and "S2" in self._without:
             yield _Move("S2 left out", worker._replace(at="delete", drop=orphans), state)
-        elif orphans:
+        elif orphans and (
+            "S2 holds" in self._without
+            or all(hold.since > layer.since for hold in head.holds for layer in head.layers)
+        ):
             yield _Move("S2 plan", worker._replace(at="S2", seen=head.generation, drop=orphans), state)
 
     # -- open
@@ -193,7 +209,7 @@ class CompactModel:
                 yield Step("R2 left out", state._replace(reader=_planning(reader, head)))
             elif head.generation == reader.seen:
                 hold = Hold(reader.point, head.generation + 1)
-                held = Head(head.generation + 1, head.layers, (*head.holds, hold))
+                held = head._replace(generation=head.generation + 1, holds=(*head.holds, hold))
                 yield Step("R2", state._replace(head=held, reader=_planning(reader, held)))
             else:
                 yield Step("R2 conflict", state._replace(reader=idle))
@@ -209,7 +225,7 @@ class CompactModel:
             wrong = None if name in state.objects else f"{name} is gone under the hold of its reader"
             yield Step("R5", state._replace(reader=reader._replace(left=tuple(rest))), wrong)
         else:
-            released = Head(head.generation + 1, head.layers, ())
+            released = head._replace(generation=head.generation + 1, holds=())
             yield Step("release", state._replace(head=released, reader=idle))
 
     # -- invariants
@@ -258,7 +274,11 @@ def _planning(reader: Reader, head: Head) -> Reader:
 
 def _order(worker: Worker) -> tuple[object, ...]:
     """A total order of workers; sets have none of their own."""
-    return (*worker[:6], sorted(worker.drop), sorted(worker.records))
+    return (*worker[:7], sorted(worker.drop), sorted(worker.records))
+
+
+def _covers(worker: Worker, layer: Layer) -> bool:
+    return worker.first <= layer.first and layer.last <= worker.last
 
 
 def _held(head: Head, worker: Worker) -> bool:

@@ -21,7 +21,7 @@ from standby.demo import guest, stamps
 from standby.errors import Fenced
 from standby.hypervisor.host import MachineState
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
-from standby.recovery import failback, hydrate, live, live_view, serving
+from standby.recovery import failback, hydrate, live, live_steps, live_view, run_directory, serving
 from standby.recovery.failback_steps import OldDisk
 from standby.recovery.image_writer import opened
 from standby.recovery.live_view import Phase
@@ -79,7 +79,7 @@ def test_a_guest_fails_over_and_comes_back_and_every_stamp_is_accounted_for(
     assert len(ReplicaLog.read(store, "web").records) == records
 
     live.commit(recovered.run, HOST)
-    victim = live.live_steps.sources(recovered.run, order_of(recovered.run))[0]
+    victim = live_steps.sources(recovered.run, order_of(recovered.run))[0]
     assert serving.process_of(victim).kill(str(victim.socket), 10)
     before = guest.newest_stamp(machine)
     assert hydrate.hydrate(recovered.run, HOST).whole == ("disk0", "disk1")
@@ -163,7 +163,7 @@ def reverse(run: Path, state: Path) -> None:
 
 
 def order_of(run: Path) -> live.LiveOrder:
-    return live.run_directory.read_order(run, live.LiveOrder)
+    return run_directory.read_order(run, live.LiveOrder)
 
 
 def prefix(store) -> int:

@@ -13,7 +13,7 @@ from standby.block.images import Format
 from standby.block.nbd import NbdDisk
 from standby.errors import Fenced, InvalidRequest
 from standby.hypervisor.host import MachineState
-from standby.recovery import hydrate, live, live_view, machine_steps, run_directory, serving
+from standby.recovery import hydrate, live, live_steps, live_view, machine_steps, run_directory, serving
 from standby.recovery.hydrate import FetchFailed
 from standby.recovery.image_writer import opened
 from standby.recovery.live import FailoverInProgress, NotFailedOver, Request
@@ -94,7 +94,7 @@ def test_it_starts_the_newest_point_under_its_own_name_and_fences_the_source(rep
 def test_what_the_source_commits_before_the_fence_is_what_starts(replica, root, tmp_path, monkeypatch):
     """The newest point is decided behind the fence, not when the command was given."""
     before = bootless(replica, tmp_path)
-    fenced = live.live_steps.attach
+    fenced = live_steps.attach
 
     def late(*arguments, **options):
         disk = ModelDisk("disk0", SIZE)
@@ -103,7 +103,7 @@ def test_what_the_source_commits_before_the_fence_is_what_starts(replica, root, 
         commit_point(replica.writer, [disk, ModelDisk("disk1", SIZE)], replica.spool, machine=machine)
         return fenced(*arguments, **options)
 
-    monkeypatch.setattr(live.live_steps, "attach", late)
+    monkeypatch.setattr(live_steps, "attach", late)
     found = live.start(request(replica), root, HOST)
     assert found.seq == before + 1
     live.cancel(found.run, HOST)
@@ -141,7 +141,7 @@ def test_a_machine_that_ended_is_started_again_on_what_it_wrote(replica, root, t
     bootless(replica, tmp_path)
     found = live.start(request(replica), root, HOST)
     live_view.machine(found.run, HOST).kill()
-    serving.stop(live.live_steps.sources(found.run, run_directory.read_order(found.run, live.LiveOrder)))
+    serving.stop(live_steps.sources(found.run, run_directory.read_order(found.run, live.LiveOrder)))
     [problem] = live_view.look(found.run, HOST).problems
     assert problem.problem == "its machine is off"
     assert f"standby failover resume {found.run}" in problem.fix
@@ -192,6 +192,11 @@ def test_committed_it_stays(replica, root, tmp_path):
     with pytest.raises(FailedOverElsewhere, match="standby failover 1 on b"):
         live.resume(found.run, HOST)
     assert live_view.look(found.run, HOST).machine is MachineState.GONE
+    # The other one is cancelled: this machine is the one that counts again.
+    attach(replica.store, "web", owner="cancelled standby failover 1 on b", clock=FixedClock(), new_id=new_id)
+    assert live.resume(found.run, HOST).machine is MachineState.RUNNING
+    live_view.machine(found.run, HOST).kill()
+    attach(replica.store, "web", owner="standby failover 2 on b", clock=FixedClock(), new_id=new_id)
     live.clean_up(found.run, HOST)
     assert_nothing_left(replica, root)
 
@@ -260,7 +265,13 @@ def test_a_sealed_replica_needs_no_word_of_an_operator(replica, root, tmp_path):
     found = live.start(request(replica, confirmed=False), root, HOST)
     assert "shut down for good" in found.known
     assert found.seq == newest.seq + 1
+    # The seal is of the source; where the machine was started behind it, it may run.
+    with pytest.raises(SourceUnknown, match="It failed over .* ago \\(standby failover"):
+        live.start(request(replica, confirmed=False), tmp_path / "other", HOST)
     live.cancel(found.run, HOST)
+    again = live.start(request(replica, confirmed=False), root, HOST)
+    assert "shut down for good" in again.known, "a cancelled failover runs nowhere"
+    live.cancel(again.run, HOST)
 
 
 def test_a_store_that_cannot_be_written_stops_it_before_anything_starts(replica, root, tmp_path, monkeypatch):
@@ -293,7 +304,7 @@ def test_a_store_that_is_away_is_waited_for_and_then_all_goes_on(replica, root, 
     live.commit(found.run, HOST)
     away = replica.root.rename(tmp_path / "away")
     replica.root.mkdir()  # as a mount point that nothing is mounted on
-    disk = NbdDisk(live.live_steps.sources(found.run, order_of(found.run))[1].socket, "")
+    disk = NbdDisk(live_steps.sources(found.run, order_of(found.run))[1].socket, "")
     data = bytearray(BLOCK)
     with ThreadPoolExecutor(2) as pool:
         told = []

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import re
 
+import msgspec
 import pytest
 
-from standby.errors import Damaged, InvalidRequest
+from standby.errors import Damaged, InvalidRequest, StandbyError
 from standby.objects.layers import ReadOnly
+from standby.replica.documents import decode_head, decode_record, encode
 from standby.replica.format import BLOCK
 from standby.replica.journal import ChainBroken, Place, ReplicaLog, hold, replica_names
 from standby.replica.verify import verify_logs, verify_point
@@ -71,10 +73,22 @@ def test_r3_a_missing_record_is_named(store, disk):
 
 def test_r3_a_changed_record_is_noticed_by_its_successor(store, disk):
     name = f"web/points/{2:020d}"
-    stored = store.get(name).data
-    store.put(name, stored.replace(b"agent@host-a", b"agent@host-z"))
+    record = decode_record(store.get(name).data, name)
+    store.put(name, encode(msgspec.structs.replace(record, writer="agent@host-z")))
     with pytest.raises(ChainBroken, match=f"{3:020d}: it does not follow"):
         ReplicaLog.read(store, "web")
+
+
+@pytest.mark.parametrize(
+    ("name", "decode"), [(f"web/points/{4:020d}", decode_record), ("web/replica.json", decode_head)]
+)
+def test_a_changed_bit_of_a_document_that_nothing_pins_is_damage(store, disk, name, decode):
+    """The newest record has no successor, and the head is pinned by nothing: they carry their own sum."""
+    stored = store.get(name).data
+    for bit in range(8 * len(stored)):
+        at = bit // 8
+        with pytest.raises(StandbyError, match=name):
+            decode(stored[:at] + bytes([stored[at] ^ 1 << bit % 8]) + stored[at + 1 :], name)
 
 
 def test_a_record_that_is_no_json_is_damage(store, disk):

@@ -14,8 +14,11 @@ from standby.errors import Fenced, NeedsPerson
 from standby.hypervisor.base import Consistency, MachineUnreachable
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
+from standby.replica.merge import floor_only, merge
+from standby.replica.merge_plan import AT_ONCE
+from standby.replica.sweep import sweep
 from standby.replica.writer import attach
-from standby.replication.books import Books, BooksUnwritable
+from standby.replication.books import UNKNOWN, Books, BooksUnwritable
 from standby.replication.decide import TargetAction
 from standby.replication.enable import NotReady, take_over
 from standby.replication.known import KnownLost
@@ -23,7 +26,7 @@ from standby.replication.states import State
 from tests.hypervisor.processes import FORMATS, PAGE, Daemon, StandInAgent, Writer, assert_one_instant
 from tests.replication.rig import Rig, SettableClock
 from tests.replication.test_resync import fill, on_disk, sent
-from tests.support.faulty_store import Fault, FaultyStore, full, lost, readonly, refused
+from tests.support.faulty_store import Call, Fault, FaultyStore, full, lost, readonly, refused
 from tests.support.replicas import ModelDisk, commit_point, new_id
 
 pytestmark = pytest.mark.slow
@@ -197,6 +200,30 @@ def test_lost_hashes_are_learned_again_from_the_store(rig, daemon):
     assert rig.images() == on_disk(daemon)
 
 
+def test_hashes_are_learned_while_a_merge_takes_logs_away(rig, daemon, tmp_path):
+    for _ in range(3):
+        fill(daemon, 2, 5)
+        rig.point()
+    disks = [disk.id for disk in rig.books.get(rig.id).disks]
+
+    def learned() -> dict[str, bytes]:
+        rig.books.set_learned(rig.id, disks, UNKNOWN)
+        rig.target.refill(rig.source.known_path)
+        return {disk: rig.source.known_path(disk).read_bytes() for disk in disks}
+
+    before = learned()
+
+    def fold_and_sweep() -> None:
+        newest = ReplicaLog.read(rig.store, "vm").points[-1].seq
+        merge(rig.store, "vm", floor_only(newest), scratch=tmp_path, thresholds=AT_ONCE)
+        sweep(rig.store, "vm")
+
+    rig.target._store = FaultyStore(rig.store, [Fault("get_range", Call(fold_and_sweep), prefix="vm/logs/")])
+    assert learned() == before
+    assert rig.target._store.unused() == []
+    assert ReplicaLog.read(rig.store, "vm").head.merged
+
+
 def test_a_full_spool_costs_the_cycle_and_nothing_else(rig, daemon, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
@@ -322,7 +349,7 @@ def test_a_flipped_bit_in_the_head_stops_the_attach_with_its_name(rig, tmp_path)
     rig.target.let_go()
     rig.engine.target_step()
     trouble = rig.books.get(rig.id).send
-    assert re.search(r"vm/replica\.json: it cannot be read", trouble.error)
+    assert re.search(r"vm/replica\.json: its bytes are not those", trouble.error)
     assert (trouble.kind, trouble.retry_at) == ("Damaged", None)
 
 

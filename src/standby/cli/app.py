@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from standby.cli import failover, failure, replica, store, vm
+from standby.cli import agent, failover, failure, replica, store, vm
 from standby.cli.demo import demo, demo_end
 from standby.cli.help import Group
 from standby.cli.output import say, stderr
@@ -27,6 +27,7 @@ app.add_typer(store.app, name="store", help="Stores: where replicas are kept.")
 app.command()(demo)
 app.command(name="demo-end")(demo_end)
 app.add_typer(failover.app, name="failover", help="Machines started from their replicas.")
+app.add_typer(agent.app, name="agent", help="The process that replicates this host's machines.")
 app.add_typer(vm.app, name="vm", help="Protected machines of this host.")
 
 

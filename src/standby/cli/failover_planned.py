@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,18 +14,19 @@ from ulid import ULID
 from standby.cli import results
 from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, network_of
 from standby.cli.failover_show import FAILOVERS, root_of, show_live, tell
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket, QmpSocket, hypervisor_of
+from standby.cli.machine import AgentSocket, MachineName, NbdSocket, hypervisor_of
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.reading import newest_point
-from standby.cli.state import State, find, folder_of, made
+from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
-from standby.errors import StandbyError
+from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.launch import QemuHost
+from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.address import open_store
 from standby.recovery import live
 from standby.recovery.live import Request
 from standby.replica.documents import Record
-from standby.replication.books import Books
+from standby.replication.books import Books, find
 from standby.replication.engine import Engine
 from standby.replication.relationship import Relationship
 from standby.replication.seal import Sealing, Task
@@ -35,7 +37,10 @@ from standby.replication.target import Target
 
 def planned(
     machine: MachineName,
-    qmp: QmpSocket,
+    qmp: Annotated[
+        Path | None,
+        typer.Option("--qmp", metavar="SOCKET", help="Its QMP socket [default: the one it is protected by]."),
+    ] = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
     force: Annotated[
@@ -63,11 +68,11 @@ def planned(
     """
     # Before the machine is shut down, not after.
     kind, bridge = network_of(network)
-    hypervisor = hypervisor_of(machine, qmp, agent, nbd)
     Books.reading(folder_of(state)).close()
     with ExitStack() as stack:
         books = stack.enter_context(closing(Books(folder_of(state))))
         relationship = find(books, machine)
+        hypervisor = _hypervisor(relationship, qmp, agent, nbd)
         store = open_store(relationship.store)
         clock = SystemClock()
         source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
@@ -94,6 +99,25 @@ def planned(
         show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)
     else:
         _show(relationship, point, json)
+
+
+def _hypervisor(
+    relationship: Relationship, qmp: Path | None, agent: Path | None, nbd: Path | None
+) -> QemuHypervisor:
+    """By the sockets that the command names, and those known where it names none. Raises InvalidRequest."""
+    known = relationship.connection
+    if known is None and qmp is None:
+        raise InvalidRequest(
+            "it is not known how the machine is reached",
+            subject=relationship.machine,
+            hint="give its QMP socket with --qmp",
+        )
+    if known:
+        qmp = qmp or Path(known.qmp)
+        agent = agent or (Path(known.agent) if known.agent else None)
+        nbd = nbd or (Path(known.nbd) if known.nbd else None)
+    assert qmp is not None
+    return hypervisor_of(relationship.machine, qmp, agent, nbd)
 
 
 class _Quiet:

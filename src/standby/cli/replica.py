@@ -14,11 +14,14 @@ from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_
 from standby.cli.replica_export import export
 from standby.cli.replica_holds import holds, release
 from standby.cli.replica_restore import restore, serve
+from standby.cli.replica_retain import merge, retain, sweep
+from standby.cli.replica_scrub import scrub
 from standby.cli.replica_verify import verify
 from standby.errors import Damaged, StandbyError
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.replica.journal import ReplicaLog, newest_machine, replica_names
+from standby.replica.plan import needed_logs
 
 app = typer.Typer(cls=Group)
 
@@ -92,9 +95,13 @@ def show(store: StoreAddress, replica: ReplicaName, json: Json = False) -> None:
 
 # Here, as help lists commands in the order of their making.
 app.command()(verify)
+app.command()(scrub)
 app.command()(restore)
 app.command()(export)
 app.command()(serve)
+app.command()(retain)
+app.command()(merge)
+app.command()(sweep)
 app.command()(holds)
 app.command()(release)
 
@@ -158,12 +165,9 @@ def _detail(log: ReplicaLog) -> results.ReplicaDetail:
     newest = log.points[-1] if log.points else None
     last = newest or (log.records[-1] if log.records else None)
     formats = {disk.id: disk.format for disk in machine.disks} if machine else {}
+    needed = needed_logs(head, log.records)
     logs = {
-        disk.id: [
-            reference for record in log.records if (state := record.disk(disk.id)) for reference in state.logs
-        ]
-        + [layer.log for layer in head.layers if layer.disk == disk.id]
-        for disk in (last.disks if last else ())
+        disk.id: [one.log for one in needed if one.disk == disk.id] for disk in (last.disks if last else ())
     }
     return results.ReplicaDetail(
         replica=head.name,
@@ -225,9 +229,7 @@ def _print_detail(detail: results.ReplicaDetail) -> None:
             Field("From", detail.origin),
             Field("Created", f"{local(created)} {zone(created)}"),
             Field("Owner", f"{detail.owner or 'nobody yet'}, epoch {detail.epoch}"),
-            Field(
-                "Points", f"{detail.points} (records {detail.floor} to {detail.floor + detail.records - 1})"
-            ),
+            Field("Points", f"{detail.points} ({counted(detail.records, 'record')} from {detail.floor} on)"),
             Field("Oldest", told(detail.oldest) if detail.points > 1 else ""),
             Field("Newest", told(detail.newest)),
             Field("Stored", size(detail.stored)),

@@ -16,6 +16,7 @@ from standby.errors import Damaged, InvalidRequest
 from standby.objects.address import open_store
 from standby.replica.documents import Record
 from standby.replica.journal import ReplicaLog, hold
+from standby.replica.plan import needed_logs
 from standby.replica.verify import DamageFinding, Proof, verify_logs, verify_point
 
 _MOST = 20
@@ -89,8 +90,7 @@ def _prove(log: ReplicaLog, records: list[Record], logs: bool) -> list[Proof]:
             proofs.append(verify_point(log, record, progress=advance(bar, task)))
         bar.update(task, completed=sum(sizes))
         if logs:
-            total = sum(one.size for record in log.records for disk in record.disks for one in disk.logs)
-            total += sum(layer.log.size for layer in log.head.layers)
+            total = sum(one.log.size for one in needed_logs(log.head, log.records))
             proofs.append(verify_logs(log, progress=advance(bar, bar.add_task("Logs", total=total))))
     return proofs
 

@@ -196,14 +196,39 @@ class VmDisk(msgspec.Struct, kw_only=True):
     scanned: int
 
 
+class HealthReason(msgspec.Struct, kw_only=True):
+    """level: Warning or Critical."""
+
+    level: str
+    text: str
+
+
+class Interval(msgspec.Struct, kw_only=True):
+    """A monitoring interval so far. Bytes of a point's logs; seconds from its instant to its commit."""
+
+    since: str
+    until: str
+    points: int
+    missed: int
+    late: int
+    stored_average: int
+    stored_largest: int
+    latency_average: float
+    latency_largest: float
+
+
 class Vm(msgspec.Struct, kw_only=True):
     """running: an agent holds the books now. queued: points and scans that wait for the store.
-    newest: the newest point in the store, absent where the store cannot be read (then `store_problem`)."""
+    rpo: seconds that a failover now would lose. newest: the newest point in the store, absent where the store
+    cannot be read (then `store_problem`); newest_at: its instant as the agent knows it."""
 
     machine: str
     id: str
     state: str
     before_pause: str
+    health: str
+    reasons: tuple[HealthReason, ...]
+    rpo: float | None
     running: bool
     store: str
     replica: str
@@ -215,7 +240,10 @@ class Vm(msgspec.Struct, kw_only=True):
     retry_at: str
     error: str
     newest: Point | None
+    newest_at: str
     store_problem: str
+    interval: Interval
+    excluded: tuple[str, ...]
     disks: tuple[VmDisk, ...]
 
 
@@ -312,3 +340,76 @@ class CleanedUp(msgspec.Struct, kw_only=True):
 
 class DemoEnded(msgspec.Struct, kw_only=True):
     directory: str
+
+
+class RetentionVerdict(msgspec.Struct, kw_only=True):
+    """reasons: a sentence each."""
+
+    point: int
+    at: str
+    consistency: str
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+class Folded(msgspec.Struct, kw_only=True):
+    """Records `first`+1 to `last` are one now; `first` 0 means all up to `last`."""
+
+    first: int
+    last: int
+
+
+class Merge(msgspec.Struct, kw_only=True):
+    """layers, written: new ones and their bytes. taken_over: layers that stand as they were."""
+
+    replica: str
+    ranges: tuple[Folded, ...]
+    layers: int
+    written: int
+    taken_over: int
+
+
+class Swept(msgspec.Struct, kw_only=True):
+    """Objects deleted, and bytes of logs and layers. waiting: why others stay for now."""
+
+    replica: str
+    logs: int
+    layers: int
+    records: int
+    bytes: int
+    waiting: tuple[str, ...]
+
+
+class Retention(msgspec.Struct, kw_only=True):
+    """What a policy makes of each point. merge, swept: absent with --dry-run; `folds` tells what would be folded."""
+
+    replica: str
+    keep: tuple[str, ...]
+    points: tuple[RetentionVerdict, ...]
+    folds: tuple[Folded, ...]
+    merge: Merge | None = None
+    swept: Swept | None = None
+
+
+class ScrubDamage(msgspec.Struct, kw_only=True):
+    """kind: head, record, log, layer or boot file. way_out: restore, resync or nothing; advice spells it out."""
+
+    kind: str
+    object: str
+    cause: str
+    points: tuple[int, ...]
+    way_out: str
+    advice: str
+
+
+class Scrubbed(msgspec.Struct, kw_only=True):
+    """logs: logs and layers that are named. read: objects compared in full, `bytes` long."""
+
+    replica: str
+    records: int
+    logs: int
+    read: int
+    bytes: int
+    seconds: float
+    damaged: bool
+    findings: tuple[ScrubDamage, ...]

@@ -9,8 +9,6 @@ from typing import Annotated
 import typer
 
 from standby.errors import InvalidRequest
-from standby.replication.books import Books
-from standby.replication.relationship import Relationship
 
 State = Annotated[
     Path | None,
@@ -52,16 +50,3 @@ def made(folder: Path) -> Path:
             hint="give its owner's rights, or name another one",
         )
     return folder
-
-
-def find(books: Books, machine: str) -> Relationship:
-    """The machine's relationship. Raises InvalidRequest if it is not protected here."""
-    found = next((one for one in books.relationships() if one.machine == machine), None)
-    if found is None:
-        raise InvalidRequest(
-            "it is not protected by this agent",
-            subject=machine,
-            tried=f"looking in {books.folder}",
-            hint=f"`standby vm list --state {books.folder}` shows those that are",
-        )
-    return found

@@ -1,58 +1,62 @@
-"""`standby vm protect`: enable protection of a running machine, and replicate it until told to stop."""
+"""`standby vm protect`: enable protection of a running machine, and replicate it unless an agent does."""
 
 from __future__ import annotations
 
-import socket
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
-from ulid import ULID
 
+from standby.agent import daemon
+from standby.agent.engines import Engines
+from standby.agent.operations import Operations
+from standby.agent.requests import Protect
+from standby.cli.asking import by_agent
 from standby.cli.foreground import stopping
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket, QmpSocket, hypervisor_of
-from standby.cli.output import Json, say, stderr, stdout
+from standby.cli.machine import AgentSocket, MachineName, NbdSocket
+from standby.cli.output import Json, print_json, say, stderr, stdout
+from standby.cli.policy_options import (
+    ApplicationConsistent,
+    Backlog,
+    Frequency,
+    Reserve,
+    ResyncHours,
+    ResyncStart,
+    policy_of,
+)
 from standby.cli.protecting import CREATE, Lines, Told
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
 from standby.errors import Fenced, InvalidRequest, Recoverable
-from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.address import open_store
-from standby.objects.base import ObjectStore
 from standby.replica.documents import Record
 from standby.replication import states
-from standby.replication.books import Books
-from standby.replication.enable import Request, enable
+from standby.replication.books import Books, find
 from standby.replication.enable import take_over as take_over_replica
-from standby.replication.engine import Engine
-from standby.replication.policy import FREQUENCIES, Policy
-from standby.replication.relationship import Relationship
-from standby.replication.runner import run_alone
-from standby.replication.source import Source
-from standby.replication.target import Target
+from standby.replication.policy import Policy
+from standby.replication.relationship import Connection, Relationship
 
 
 def protect(
     machine: MachineName,
-    qmp: QmpSocket,
     store: Annotated[str, typer.Option("--store", metavar="STORE", help="Where the replica goes.")],
+    qmp: Annotated[
+        Path | None,
+        typer.Option(
+            "--qmp",
+            metavar="SOCKET",
+            help="A QMP socket of the machine, for standby alone; known from then on.",
+        ),
+    ] = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
     replica: Annotated[
         str | None,
         typer.Option("--replica", metavar="NAME", help="Its name in the store [default: the machine's]."),
     ] = None,
-    frequency: Annotated[
-        int | None,
-        typer.Option(
-            "--frequency",
-            metavar="SECONDS",
-            help=f"Between two points: {', '.join(map(str, FREQUENCIES))} [default: 30].",
-        ),
-    ] = None,
+    frequency: Frequency = None,
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="DISK", help="Leave this disk out. Repeatable.")
     ] = None,
@@ -62,14 +66,11 @@ def protect(
             "--spool", metavar="DIR", help="Where logs wait for the store [default: beside each disk]."
         ),
     ] = None,
-    application_consistent: Annotated[
-        int | None,
-        typer.Option(
-            "--application-consistent",
-            metavar="HOURS",
-            help="A point with the guest's file systems frozen every so many hours, 1 to 12 [default: 0, none].",
-        ),
-    ] = None,
+    application_consistent: ApplicationConsistent = None,
+    backlog: Backlog = None,
+    reserve: Reserve = None,
+    resync: ResyncStart = None,
+    resync_hours: ResyncHours = None,
     take_over: Annotated[
         bool,
         typer.Option(
@@ -80,90 +81,116 @@ def protect(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Protect a running machine: replicate it into a store, in the foreground, until Ctrl-C.
+    """Protect a running machine: replicate it into a store.
 
-    Started again, it goes on where it left off.
+    Where `standby agent run` is at work, it takes the machine on. Else this command replicates it, in the
+    foreground, until Ctrl-C; started again, it goes on where it left off.
     """
     opened = open_store(store)
-    hypervisor = hypervisor_of(machine, qmp, agent, nbd)
-    request = Request(
+    folder = made(folder_of(state))
+    known = _known(folder, machine)
+    request = Protect(
         machine=machine,
+        connection=_connection(machine, known, qmp, agent, nbd),
+        store=opened.url,
         replica=replica or machine,
-        policy=_policy(Policy(), frequency, application_consistent),
+        policy=policy_of(
+            known.policy if known else Policy(),
+            frequency=frequency,
+            application_consistent=application_consistent,
+            backlog=backlog,
+            reserve=reserve,
+            resync=resync,
+            resync_hours=resync_hours,
+        ),
         spool=str(spool.absolute()) if spool else "",
-        excluded=exclude or [],
+        excluded=tuple(exclude or ()),
         take_over=take_over,
     )
-    with closing(Books(made(folder_of(state)))) as books:
-        found: list[Relationship] = []
-        watch = (
-            Lines(lambda: books.get(found[0].id))
-            if json
-            else Told(lambda: books.get(found[0].id), stdout(), stderr())
-        )
+    if (done := by_agent(folder, request)) is not None:
+        if json:
+            print_json(done)
+        else:
+            say(
+                stdout(),
+                f"The agent replicates {machine} now: `standby vm show {machine}` tells how it stands.",
+            )
+        return
+    _in_foreground(folder, request, json=json)
+
+
+def _in_foreground(folder: Path, request: Protect, *, json: bool) -> None:
+    clock, machine = SystemClock(), request.machine
+    with closing(Books(folder)) as books, ExitStack() as stack:
+
+        def book() -> Relationship:
+            return find(books, machine)
+
+        watch = Lines(book) if json else Told(book, stdout(), stderr())
         known = next((one for one in books.relationships() if one.machine == machine), None)
         if known is None or known.status.state is states.State.NEW:
-            known = enable(
-                request, books, hypervisor, opened, socket.gethostname(), SystemClock(), watch.findings
-            )
+            with closing(Engines(books, clock, daemon.Logged, running=False)) as engines:
+                Operations(books, engines, clock, watch.findings).do(request)
             watch.task_done(CREATE)
         else:
-            _check_unchanged(known, request, opened, take_over)
-            books.set_policy(known.id, _policy(known.policy, frequency, application_consistent))
+            _check_unchanged(known, request)
+            books.set_policy(known.id, request.policy)
+            books.set_connection(known.id, request.connection)
             if known.status.state in (states.State.FENCED, states.State.SEALED):
                 take_over_replica(books, known.id)
+            else:
+                books.clear_troubles(known.id)
             if not json:
                 say(
                     stdout(),
                     f"{machine} is protected already ({known.status.state.value}): going on from there.",
                 )
-        found.append(known)
-        _replicate(books, known, hypervisor, opened, watch)
-
-
-def _replicate(
-    books: Books,
-    relationship: Relationship,
-    hypervisor: QemuHypervisor,
-    store: ObjectStore,
-    watch: Lines | Told,
-) -> None:
-    clock = SystemClock()
-    machine, host = relationship.machine, socket.gethostname()
-    source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
-    target = Target(books, relationship.id, store, f"standby@{host}", clock, lambda: str(ULID()))
-    engine = Engine(books, relationship.id, source, target, clock, watch)
-    with ExitStack() as stack:
         stop = stack.enter_context(stopping(watch.stopping))
-        stack.callback(engine.close)
         stack.callback(watch.scan_ended)
-        watch.begin(_newest(store, relationship.replica))
-        engine.retry_now()
-        run_alone(engine, clock, stop)
+        watch.begin(_newest(request))
+        daemon.run(books, clock, stop, machine=machine, observer=lambda _: watch)
     watch.stopped()
 
 
-def _newest(store: ObjectStore, replica: str) -> Record | None:
+def _known(folder: Path, machine: str) -> Relationship | None:
+    try:
+        with closing(Books.reading(folder)) as books:
+            return next((one for one in books.relationships() if one.machine == machine), None)
+    except InvalidRequest:
+        # None are there yet, or they are of another version, which opening them to write tells.
+        return None
+
+
+def _connection(
+    machine: str, known: Relationship | None, qmp: Path | None, agent: Path | None, nbd: Path | None
+) -> Connection:
+    """What the command says of it, and where it says nothing, what is known."""
+    before = known.connection if known else None
+    if qmp is None and before is None:
+        raise InvalidRequest(
+            "it is not known how the machine is reached",
+            subject=machine,
+            hint="give a QMP socket of it with --qmp",
+        )
+    return Connection(
+        qmp=str(qmp.absolute()) if qmp else before.qmp if before else "",
+        agent=str(agent.absolute()) if agent else before.agent if before else "",
+        nbd=str(nbd.absolute()) if nbd else before.nbd if before else "",
+    )
+
+
+def _newest(request: Protect) -> Record | None:
     """The newest point, or None while the store is away: captures go on all the same, and the engine tells."""
     try:
-        return newest_point(store, replica)
+        return newest_point(open_store(request.store), request.replica)
     except Recoverable:
         return None
 
 
-def _policy(policy: Policy, frequency: int | None, hours: int | None) -> Policy:
-    """The policy with what the command says about it."""
-    return msgspec.structs.replace(
-        policy,
-        frequency=policy.frequency if frequency is None else frequency,
-        application_consistent_hours=policy.application_consistent_hours if hours is None else hours,
-    )
-
-
-def _check_unchanged(known: Relationship, request: Request, store: ObjectStore, take_over: bool) -> None:
+def _check_unchanged(known: Relationship, request: Protect) -> None:
     """What was decided when protection was enabled stays; a command that says otherwise is refused."""
     for what, was, wanted in (
-        ("store", known.store, store.url),
+        ("store", known.store, request.store),
         ("replica name", known.replica, request.replica),
         ("spool", known.spool, request.spool or known.spool),
     ):
@@ -177,20 +204,20 @@ def _check_unchanged(known: Relationship, request: Request, store: ObjectStore, 
         raise InvalidRequest(
             f"the disk {left[0]} is protected already",
             subject=known.machine,
-            hint=f"`standby vm unprotect {known.machine}`, then protect it anew without that disk",
+            hint=f"`standby vm disks {known.machine} --exclude {left[0]}` leaves it out",
         )
     if known.status.state is states.State.PAUSED:
         raise InvalidRequest(
             "it is paused", subject=known.machine, hint=f"`standby vm resume {known.machine}`, then again"
         )
-    if known.status.state is states.State.SEALED and not take_over:
+    if known.status.state is states.State.SEALED and not request.take_over:
         raise InvalidRequest(
             "it is sealed: the machine was shut down for good, and may run elsewhere",
             subject=known.machine,
             hint="if it was failed back and runs here and nowhere else, the same command with --take-over; "
             f"or `standby vm unprotect {known.machine}`: its replica stays",
         )
-    if known.status.state is states.State.FENCED and not take_over:
+    if known.status.state is states.State.FENCED and not request.take_over:
         raise Fenced(
             known.error or "another agent owns the replica",
             subject=known.machine,

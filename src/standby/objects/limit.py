@@ -41,7 +41,7 @@ def seconds_until(flow: Flow, position: int, rate: int | None) -> float:
     return (position - flow.run_off) / rate
 
 
-class Bandwidth:
+class Throttle:
     """Bytes a second for everybody who takes from it, first come first served. Thread-safe."""
 
     def __init__(self, limit: int | None = None, clock: Clock | None = None) -> None:
@@ -97,45 +97,45 @@ class Limited(Layer):
     whole. A cloud's request goes out as fast as the line carries it once its part (8 MiB) is together.
     """
 
-    def __init__(self, inner: ObjectStore, bandwidth: Bandwidth) -> None:
+    def __init__(self, inner: ObjectStore, throttle: Throttle) -> None:
         super().__init__(inner)
-        self._bandwidth = bandwidth
+        self._throttle = throttle
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        self._bandwidth.take(memoryview(data).nbytes)
+        self._throttle.take(memoryview(data).nbytes)
         self.inner.put(name, data)
 
     def put_file(self, name: str, path: Path) -> None:
         if isinstance(self.inner, Streaming):
             self.inner.put_stream(name, self._paced(file_pieces(path)))
         else:
-            self._bandwidth.take(path.stat().st_size)
+            self._throttle.take(path.stat().st_size)
             self.inner.put_file(name, path)
 
     def put_if_absent(self, name: str, data: bytes) -> Version | Conflict:
-        self._bandwidth.take(len(data))
+        self._throttle.take(len(data))
         return self.inner.put_if_absent(name, data)
 
     def swap(self, name: str, data: bytes, old: Version) -> Version | Conflict:
-        self._bandwidth.take(len(data))
+        self._throttle.take(len(data))
         return self.inner.swap(name, data, old)
 
     def get(self, name: str) -> Object:
         found = self.inner.get(name)
-        self._bandwidth.take(len(found.data))
+        self._throttle.take(len(found.data))
         return found
 
     def get_if_changed(self, name: str, known: Version) -> Object | None:
         found = self.inner.get_if_changed(name, known)
         if found:
-            self._bandwidth.take(len(found.data))
+            self._throttle.take(len(found.data))
         return found
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
-        self._bandwidth.take(length)
+        self._throttle.take(length)
         return self.inner.get_range(name, offset, length)
 
     def _paced(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         for piece in pieces:
-            self._bandwidth.take(len(piece))
+            self._throttle.take(len(piece))
             yield piece

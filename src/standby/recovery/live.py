@@ -25,7 +25,7 @@ from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.host import MachineState, Network, NotBooted, RecoveryHost
 from standby.objects.address import open_store
 from standby.objects.durable import sync
-from standby.recovery import live_steps, run_directory, serving
+from standby.recovery import run_directory, serving
 from standby.recovery.failback_steps import (
     COMPLETE,
     SOURCE,
@@ -46,6 +46,7 @@ from standby.recovery.live_steps import (
 from standby.recovery.live_view import RESUME, Failover, look, machine, served, state_of
 from standby.recovery.machine_steps import START
 from standby.recovery.run_directory import FileRows
+from standby.recovery.split_brain import failed_over_since
 from standby.recovery.steps import Row, State, Workflow
 from standby.replica.journal import ReplicaLog
 
@@ -283,11 +284,14 @@ def mend(run: Path, host: RecoveryHost) -> list[str]:
 
 
 def _work(run: Path, host: RecoveryHost, clock: Clock | None) -> Work:
+    clock = clock or SystemClock()
+    # How long a start took is told from the command; when it had ended before, from the one that starts it again.
+    again = {"asked": clock.now().timestamp()} if FileRows(run).load().complete else {}
     order = run_directory.read_order(run, LiveOrder)
     if order.kind == "failback":
         failback = run_directory.read_order(run, FailbackOrder)
-        return FailbackWork(run, failback, host, clock or SystemClock())
-    return Work(run, order, host, clock or SystemClock())
+        return FailbackWork(run, msgspec.structs.replace(failback, **again), host, clock)
+    return Work(run, msgspec.structs.replace(order, **again), host, clock)
 
 
 def _workflow(run: Path, host: RecoveryHost, clock: Clock | None) -> Workflow:
@@ -315,6 +319,7 @@ def _renamed(task: str, told: Told | None) -> Told | None:
 
 
 def refuse_second(root: Path, replica: UUID, name: str) -> None:
+    """Raises FailoverInProgress if a failover or failback of the replica is below `root`. Under the root's lock."""
     for other in run_directory.recoveries(root):
         if run_directory.read_order(other, LiveOrder).replica_id == replica:
             raise FailoverInProgress(
@@ -355,4 +360,4 @@ def _moved_on(run: Path, order: LiveOrder) -> bool:
     """Whether a later failover owns the replica."""
     mine = int(FileRows(run).load().row(FENCE).facts.get("epoch", 0))
     records = ReplicaLog.read(order.place.store, order.replica).records
-    return live_steps.failed_over_since(records, mine) is not None
+    return failed_over_since(records, mine) is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from standby.recovery.machine_steps import Copy, MachineSteps, Manner, RunOrder,
 from standby.recovery.prerequisites import NotReady
 from standby.recovery.run_directory import FileRows
 from standby.recovery.serving import Source
+from standby.recovery.split_brain import CANCELLED, OWNER, failed_over_since
 from standby.recovery.steps import Facts, Journal, Row, State, Step, nothing
 from standby.replica.documents import Record
 from standby.replica.journal import ReplicaLog
@@ -41,12 +41,6 @@ COPY: Final = "copy.json"
 WISH: Final = "wish.json"
 KNOWN: Final = "known.json"
 COMMITTED: Final = "committed.json"
-
-OWNER: Final = "standby failover"
-"""What the name of every failover begins with, as owner of a replica."""
-
-CANCELLED: Final = "cancelled "
-"""What stands before it once the failover was cancelled."""
 
 
 class LiveOrder(RunOrder, frozen=True, kw_only=True):
@@ -74,17 +68,6 @@ class LiveOrder(RunOrder, frozen=True, kw_only=True):
             network=self.network,
             bridge=self.bridge,
         )
-
-
-def failed_over_since(records: Sequence[Record], epoch: int) -> Record | None:
-    """The newest fence above `epoch` of a failover that was not cancelled."""
-    fences = [record for record in records if record.kind == "fence" and record.epoch > epoch]
-    ended = {
-        record.writer.removeprefix(CANCELLED) for record in fences if record.writer.startswith(CANCELLED)
-    }
-    return next(
-        (one for one in reversed(fences) if one.writer.startswith(OWNER) and one.writer not in ended), None
-    )
 
 
 class Wish(msgspec.Struct, frozen=True):

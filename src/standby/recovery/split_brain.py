@@ -5,15 +5,24 @@ A fence stops the source's log, not the source. What is known is told; what is n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from standby.errors import InvalidRequest
 from standby.hypervisor.source_state import SourceState, ask
+from standby.replica.documents import Record
 from standby.replica.journal import ReplicaLog
 from standby.replica.plan import last_state
 
-CONFIRM = "--yes-the-source-is-down"
+CONFIRM: Final = "--yes-the-source-is-down"
+
+OWNER: Final = "standby failover"
+"""What the name of every failover begins with, as owner of a replica."""
+
+CANCELLED: Final = "cancelled "
+"""What stands before it once the failover was cancelled."""
 
 
 class SourceRuns(InvalidRequest):
@@ -24,6 +33,17 @@ class SourceUnknown(InvalidRequest):
     """Nothing tells that the source machine is down, and nobody has said so."""
 
 
+def failed_over_since(records: Sequence[Record], epoch: int) -> Record | None:
+    """The newest fence above `epoch` of a failover that was not cancelled."""
+    fences = [record for record in records if record.kind == "fence" and record.epoch > epoch]
+    ended = {
+        record.writer.removeprefix(CANCELLED) for record in fences if record.writer.startswith(CANCELLED)
+    }
+    return next(
+        (one for one in reversed(fences) if one.writer.startswith(OWNER) and one.writer not in ended), None
+    )
+
+
 def judge(log: ReplicaLog, machine: str, qmp: Path | None, confirmed: bool, now: datetime) -> str:
     """What is known of the source, as a sentence; it is down as far as anyone can tell.
 
@@ -31,9 +51,13 @@ def judge(log: ReplicaLog, machine: str, qmp: Path | None, confirmed: bool, now:
     Raises SourceRuns, SourceUnknown.
     """
     newest = last_state(log.records)
-    if newest and newest.kind == "seal":
+    # A machine that was started behind the seal has not been shut down by it.
+    since = failed_over_since(log.records, newest.epoch if newest else 0)
+    if newest and newest.kind == "seal" and since is None:
         return f"It was shut down for good at {newest.at}, with its last change in the replica ({newest.writer})."
     heard = f"Its last word in the replica is {_age(newest.at, now)} old ({newest.writer})" if newest else ""
+    if since:
+        heard = f"It failed over {_age(since.at, now)} ago ({since.writer}), and may run there"
     if qmp is None:
         if confirmed:
             return f"{heard}. That it is down was said by the operator, it was not asked."

@@ -17,6 +17,10 @@ from standby.replica.format import BLOCK_SHIFT, FORMAT, PAGE_SHIFT
 NO_PARENT: Final = "0" * 64
 Kind = Literal["fence", "scan", "point", "seal"]
 
+MERGED: Final = "merged"
+"""Read feature of a replica that was merged: who does not know it would look for logs that are gone."""
+READ_FEATURES: Final = frozenset({MERGED})
+
 
 class LogReference(msgspec.Struct, frozen=True, kw_only=True):
     """A sealed log as a record names it.
@@ -68,11 +72,31 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """A disk's whole content as at record `last`, in one merged log."""
+    """What the records first+1 to `last` changed on a disk, in one merged log, or in several of which none
+    has a block of another. first 0: nothing that is older counts, the layers are the disk's whole content.
+    """
 
     disk: str
+    first: int = 0
     last: int
     log: LogReference
+
+
+class Merged(msgspec.Struct, frozen=True, kw_only=True):
+    """Only the record `last` is left of first+1 to `last`; layers stand for the logs of all of them.
+
+    first: a record that is still there, or 0 where `last` is the floor. digest: of record `last` as stored,
+    which no record before it leads to any more. since: the head's `changes` from which on it is so.
+    """
+
+    first: int = 0
+    last: int
+    digest: str
+    since: int
+
+    def hides(self, seq: int) -> bool:
+        """Whether record `seq` was merged away."""
+        return self.first < seq < self.last
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +117,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """`replica.json` (format.md 5). `changes` counts its swaps."""
+    """`replica.json` (format.md 5). `changes` counts its swaps, `sweeps` those of them that began a sweep."""
 
     format: int = FORMAT
     replica: UUID
@@ -110,10 +134,18 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     changes: int = 0
     layers: tuple[Layer, ...] = ()
     holds: tuple[Hold, ...] = ()
+    merged: tuple[Merged, ...] = ()
+    sweeps: int = 0
+
+    def gone(self, seq: int) -> bool:
+        """Whether record `seq` lies below the floor or was merged away."""
+        return seq < self.floor or any(one.hides(seq) for one in self.merged)
 
 
 def encode(document: Head | Record) -> bytes:
-    return msgspec.json.encode(document)
+    """As it is stored: JSON that ends with the SHA-256 of itself without that (format.md 4.1)."""
+    body = msgspec.json.encode(document)
+    return body[:-1] + b',"sum":"' + hashlib.sha256(body).hexdigest().encode() + b'"}'
 
 
 def digest(stored: bytes) -> str:
@@ -125,9 +157,10 @@ def decode_head(stored: bytes, subject: str) -> Head:
     """Raises Damaged, or InvalidRequest for a replica that needs a newer standby."""
     _refuse_newer(stored, subject)
     head = _decode(stored, Head, subject)
-    if head.read_features:
+    unknown = set(head.read_features) - READ_FEATURES
+    if unknown:
         raise InvalidRequest(
-            f"the replica needs the features {', '.join(head.read_features)} to be read",
+            f"the replica needs the features {', '.join(sorted(unknown))} to be read",
             subject=subject,
             hint="use a newer standby",
         )
@@ -153,7 +186,22 @@ class _Versioned(msgspec.Struct):
     format: int
 
 
+_SUM_LENGTH: Final = len(',"sum":""}') + 64
+
+
+def _check_sum(stored: bytes, subject: str) -> None:
+    """Documents of the first standby end without a sum, and never with a string of its length."""
+    tail = stored[-_SUM_LENGTH:]
+    key, found = tail[2:5], tail[8:-2]
+    if tail != b',"' + key + b'":"' + found + b'"}' or b'"' in found:
+        return
+    body = stored[:-_SUM_LENGTH] + b"}"
+    if key != b"sum" or hashlib.sha256(body).hexdigest().encode() != found:
+        raise Damaged("its bytes are not those that were written", subject=subject)
+
+
 def _decode(stored: bytes, kind: type[_T], subject: str) -> _T:
+    _check_sum(stored, subject)
     try:
         return msgspec.json.decode(stored, type=kind)
     except msgspec.DecodeError as error:

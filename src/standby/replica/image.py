@@ -43,7 +43,7 @@ HashColumn = npt.NDArray[np.void]
 """One 16-byte hash per block."""
 
 
-class _Region(NamedTuple):
+class RegionRows(NamedTuple):
     """rows: sorted by block, newest first within a block. needed: pages taken from the row. log: its log."""
 
     rows: Rows
@@ -55,17 +55,17 @@ class _Region(NamedTuple):
         return 64 + self.rows.nbytes + self.needed.nbytes + self.log.nbytes
 
 
-class _Shared:
-    """What an image and its clones have in common: the logs and what was decoded of them."""
+class Stack:
+    """Logs over one another, oldest first, and what was decoded of them; an image and its clones share one."""
 
     def __init__(self, logs: Sequence[LogReader]) -> None:
         self.logs = tuple(logs)
         self._lock = threading.Lock()
         self._chunks: LRUCache[tuple[int, int], Rows] = LRUCache(_CHUNK_CACHE, lambda rows: rows.nbytes + 64)
-        self._regions: LRUCache[int, _Region] = LRUCache(_REGION_CACHE, lambda region: region.nbytes)
+        self._regions: LRUCache[int, RegionRows] = LRUCache(_REGION_CACHE, lambda region: region.nbytes)
         self._frames: LRUCache[tuple[int, int], memoryview] = LRUCache(_FRAME_CACHE, len)
 
-    def region(self, number: int) -> _Region:
+    def region(self, number: int) -> RegionRows:
         with self._lock:
             region = self._regions.get(number)
         if region is None:
@@ -73,6 +73,14 @@ class _Shared:
             with self._lock:
                 self._regions[number] = region
         return region
+
+    def touched(self) -> list[int]:
+        """The regions that any log has a block of, in order. Reads every index once."""
+        found: set[int] = set()
+        for log, reader in enumerate(self.logs):
+            for number in range(reader.chunks):
+                found.update(np.unique(self._chunk(log, number)["block"] // REGION_BLOCKS).tolist())
+        return sorted(found)
 
     def frame(self, log: int, number: int) -> memoryview:
         key = (log, number)
@@ -105,7 +113,7 @@ class _Shared:
             if start < stop:
                 yield rows[start:stop]
 
-    def _resolve(self, first: int, end: int) -> _Region:
+    def _resolve(self, first: int, end: int) -> RegionRows:
         """Newest to oldest, keep of each row only the pages that no newer row has."""
         covered = np.zeros(end - first, np.uint16)
         parts: list[tuple[Rows, npt.NDArray[np.uint16], int]] = []
@@ -118,12 +126,12 @@ class _Shared:
                 if useful.any():
                     parts.append((rows[useful], needed[useful], log))
         if not parts:
-            return _Region(np.zeros(0, ROW), np.zeros(0, np.uint16), np.zeros(0, np.uint32))
+            return RegionRows(np.zeros(0, ROW), np.zeros(0, np.uint16), np.zeros(0, np.uint32))
         rows = np.concatenate([part[0] for part in parts])
         order = np.argsort(rows["block"], kind="stable")
         needed = np.concatenate([part[1] for part in parts])
         logs = np.concatenate([np.full(len(part[0]), part[2], np.uint32) for part in parts])
-        return _Region(rows[order], needed[order], logs[order])
+        return RegionRows(rows[order], needed[order], logs[order])
 
 
 class Image:
@@ -132,8 +140,8 @@ class Image:
     Where a whole block is read, it is compared with its hash (R6); raises Damaged naming log and block.
     """
 
-    def __init__(self, logs: Sequence[LogReader], size: int, *, shared: _Shared | None = None) -> None:
-        self._shared = shared or _Shared(logs)
+    def __init__(self, logs: Sequence[LogReader], size: int, *, shared: Stack | None = None) -> None:
+        self._shared = shared or Stack(logs)
         self._size = size
 
     @property

@@ -106,42 +106,68 @@ def read_head(place: Place) -> tuple[Head, Version]:
     return decode_head(stored.data, place.subject(place.head)), stored.version
 
 
-def read_chain(place: Place, floor: int, *, upto: int | None = None) -> list[StoredRecord]:
-    """R3: the records from the floor to `upto` (by default the tail), checked. Raises ChainBroken."""
-    first = place.point(floor)
-    names = [e.name for e in place.store.list(place.points, after=place.point(floor - 1)) if e.name >= first]
-    if upto is not None:
-        names = [name for name in names if name <= place.point(upto)]
+def read_chain(place: Place, head: Head, *, upto: int | None = None) -> list[StoredRecord]:
+    """R3: the records from the floor to `upto` (by default the tail) that were not merged away, checked.
+
+    Raises ChainBroken, and ObjectMissing for a record that goes while it is read: see `read_settled`.
+    """
+    names = [
+        name
+        for name, seq in _numbered(place, head.floor)
+        if not head.gone(seq) and (upto is None or seq <= upto)
+    ]
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         stored = list(pool.map(lambda name: place.store.get(name).data, names))
+    behind = {one.first: one.last for one in head.merged if one.first}
+    pinned = {one.last: one.digest for one in head.merged}
     chain: list[StoredRecord] = []
-    for number, (name, data) in enumerate(zip(names, stored, strict=True)):
+    expected = head.floor
+    for name, data in zip(names, stored, strict=True):
         subject = place.subject(name)
-        if name != place.point(floor + number):
+        if name != place.point(expected):
+            last = f"up to {chain[-1].record.seq} " if chain else ""
             raise ChainBroken(
-                f"the record before it, {place.point(floor + number)}, is missing",
+                f"the record before it, {place.point(expected)}, is missing",
                 subject=subject,
-                hint=f"points up to {floor + number - 1} can still be opened: name one with --point",
+                hint=f"points {last}can still be opened: name one with --point" if last else "",
             )
         chain.append(StoredRecord(decode_record(data, subject), digest(data)))
-        _check_link(chain, subject)
+        _check_link(chain, pinned.get(expected), expected, head, subject)
+        expected = behind.get(expected, expected + 1)
+    if upto is None and any(one.last >= expected for one in head.merged):
+        raise ChainBroken(
+            "the head names this record and it is missing", subject=place.subject(place.point(expected))
+        )
     return chain
 
 
-def _check_link(chain: Sequence[StoredRecord], subject: str) -> None:
+def _numbered(place: Place, floor: int) -> Iterator[tuple[str, int]]:
+    """The names of the stored records from the floor on, with their numbers."""
+    for entry in place.store.list(place.points, after=place.point(floor - 1)):
+        text = entry.name.removeprefix(place.points)
+        if re.fullmatch(r"[0-9]{20}", text) and int(text) >= floor:
+            yield entry.name, int(text)
+
+
+def _check_link(
+    chain: Sequence[StoredRecord], pinned: str | None, seq: int, head: Head, subject: str
+) -> None:
+    """Compare the chain's last record with the one before it or, where that was merged away, with the head."""
     record = chain[-1].record
-    if len(chain) == 1:
-        wanted_parent = NO_PARENT if record.seq == 1 else record.parent
-        before = None
+    before = chain[-2] if len(chain) > 1 else None
+    if pinned is not None:
+        follows = chain[-1].digest == pinned
+    elif before is not None:
+        follows = record.parent == before.digest
     else:
-        wanted_parent, before = chain[-2].digest, chain[-2].record
-    if record.parent != wanted_parent:
+        follows = record.parent == NO_PARENT or record.seq > 1
+    if not follows:
         raise ChainBroken(
             "it does not follow the record before it: one of the two was changed", subject=subject
         )
-    if before and (record.seq, record.replica) != (before.seq + 1, before.replica):
+    if (record.seq, record.replica) != (seq, head.replica):
         raise ChainBroken(f"it says it is record {record.seq} of {record.replica}", subject=subject)
-    if before and record.epoch < before.epoch:
+    if before and record.epoch < before.record.epoch:
         raise ChainBroken(f"its epoch {record.epoch} is older than the one before it", subject=subject)
 
 
@@ -157,9 +183,7 @@ class ReplicaLog:
     @classmethod
     def read(cls, store: ObjectStore, name: str, *, upto: int | None = None) -> ReplicaLog:
         """Raises InvalidRequest (no such replica), ChainBroken, Damaged. upto: ignore later records."""
-        place = Place(store, name)
-        head, _ = read_head(place)
-        return cls(place, head, read_chain(place, head.floor, upto=upto))
+        return read_settled(Place(store, name), upto=upto)[0]
 
     @property
     def points(self) -> list[Record]:
@@ -205,6 +229,22 @@ class ReplicaLog:
                 subject=subject,
                 hint="`standby replica verify` tells which points can still be opened",
             ) from error
+
+
+def read_settled(place: Place, *, upto: int | None = None) -> tuple[ReplicaLog, Version]:
+    """Head and chain that belong together, with the head's version. Raises as `ReplicaLog.read`.
+
+    A merge between the two readings takes records away; then both are read again.
+    """
+    head, version = read_head(place)
+    while True:
+        try:
+            return ReplicaLog(place, head, read_chain(place, head, upto=upto)), version
+        except (ChainBroken, ObjectMissing):
+            before = (head.floor, head.merged)
+            head, version = read_head(place)
+            if (head.floor, head.merged) == before:
+                raise
 
 
 def newest_machine(records: Sequence[Record]) -> MachineDescription | None:

@@ -90,6 +90,11 @@ class LogWriter:
         """Bytes written so far."""
         return self._offset
 
+    @property
+    def rows(self) -> int:
+        """Rows appended so far; they are kept in memory until the log is sealed."""
+        return sum(map(len, self._rows))
+
     def append(self, pages: memoryview, rows: Rows) -> None:
         """Add a frame and the rows of the blocks in it.
 
@@ -103,14 +108,17 @@ class LogWriter:
             with self._lock:
                 self._rows.append(rows)
             return
-        stored = _codec.compressor.compress(pages)
+        self.append_packed(_codec.compressor.compress(pages), count, rows)
+
+    def append_packed(self, packed: bytes, pages: int, rows: Rows) -> None:
+        """As `append`, with a frame of so many pages that is compressed already."""
         with self._lock:
             number = next(self._numbers)
             rows["frame"][rows["zero"] != rows["present"]] = number
-            self._frames[number] = (self._offset, len(stored), count)
+            self._frames[number] = (self._offset, len(packed), pages)
             self._rows.append(rows)
-            self.data += len(pages)
-            self._write(stored)
+            self.data += pages * PAGE
+            self._write(packed)
 
     def seal(self) -> SealedLog:
         """Write the index, make all durable and close. Raises SpoolFull, and then nothing is left."""
@@ -227,13 +235,18 @@ class LogReader:
 
     def frame(self, number: int) -> bytes:
         """The raw pages of a frame. Raises Damaged."""
+        return self.unpack(number, self.packed(number))
+
+    def packed(self, number: int) -> bytes:
+        """A frame as it was compressed, which proves nothing of what is in it."""
         entry = self.frames[number]
-        raw = self._decompress(
-            self._bytes(int(entry["offset"]), int(entry["stored"])),
-            int(entry["pages"]) * PAGE,
-            f"frame {number}",
-        )
-        if len(raw) != int(entry["pages"]) * PAGE:
+        return self._bytes(int(entry["offset"]), int(entry["stored"]))
+
+    def unpack(self, number: int, packed: bytes) -> bytes:
+        """The raw pages of frame `number`, compressed. Raises Damaged."""
+        length = int(self.frames[number]["pages"]) * PAGE
+        raw = self._decompress(packed, length, f"frame {number}")
+        if len(raw) != length:
             raise Damaged(f"frame {number} has {len(raw)} bytes", subject=self.subject)
         return raw
 

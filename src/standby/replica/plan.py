@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from standby.errors import InvalidRequest
 from standby.replica.documents import Head, LogReference, Record
@@ -42,20 +43,59 @@ def logs_of(head: Head, records: Sequence[Record], seq: int, disk_id: str) -> li
 
     records: the chain from the floor to at least `seq`, without a gap.
     """
-    logs = [layer.log for layer in head.layers if layer.disk == disk_id and layer.last == head.floor]
-    merged = bool(logs)
+    return stack_of(head, records, disk_id, after=0, last=seq).logs
+
+
+class LogStack(NamedTuple):
+    """logs: oldest first. whole: nothing below them counts."""
+
+    logs: list[LogReference]
+    whole: bool
+
+
+def stack_of(head: Head, records: Sequence[Record], disk_id: str, *, after: int, last: int) -> LogStack:
+    """What the records after `after` up to `last` add to `disk_id` (all there is, from 0 on)."""
+    merged = {one.last for one in head.merged}
+    logs: list[LogReference] = []
+    whole = after == 0
     for record in records:
-        if record.seq > seq:
+        if record.seq > last:
             break
-        if record.kind == "fence" or (merged and record.seq == head.floor):
+        if record.seq <= after or record.kind == "fence":
             continue
         state = record.disk(disk_id)
         if state is None:
             # The disk was taken from the machine: whatever has this id later begins anew.
-            logs = []
+            logs, whole = [], True
+        elif record.seq in merged:
+            layers = [layer for layer in head.layers if (layer.disk, layer.last) == (disk_id, record.seq)]
+            if any(layer.first == 0 for layer in layers):
+                logs, whole = [], True
+            logs.extend(layer.log for layer in layers)
         else:
             logs.extend(state.logs)
-    return logs
+    return LogStack(logs, whole)
+
+
+class Needed(NamedTuple):
+    """A log that some point needs, and the record from which on it counts."""
+
+    seq: int
+    disk: str
+    log: LogReference
+
+
+def needed_logs(head: Head, records: Sequence[Record]) -> list[Needed]:
+    """Every log and layer that opening one of `records` reads; not those that layers stand for."""
+    merged = {one.last for one in head.merged}
+    own = [
+        Needed(record.seq, state.id, log)
+        for record in records
+        if record.seq not in merged
+        for state in record.disks
+        for log in state.logs
+    ]
+    return own + [Needed(layer.last, layer.disk, layer.log) for layer in head.layers]
 
 
 def last_state(records: Sequence[Record]) -> Record | None:

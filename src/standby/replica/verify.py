@@ -18,8 +18,8 @@ from standby.objects.base import ObjectMissing
 from standby.replica.documents import LogReference, Record
 from standby.replica.format import BLOCK, BLOCK_SHIFT
 from standby.replica.image import REGION, Image
-from standby.replica.journal import ReplicaLog
-from standby.replica.plan import logs_of
+from standby.replica.journal import Place, ReplicaLog
+from standby.replica.plan import logs_of, needed_logs
 
 READ: int = 1 << 20
 SHA_READ: int = 8 << 20
@@ -73,12 +73,7 @@ def verify_logs(log: ReplicaLog, *, workers: int = 4, progress: Progress | None 
 
     progress: told bytes as stored, by any worker.
     """
-    named = [
-        (record.seq, reference)
-        for record in log.records
-        for state in record.disks
-        for reference in state.logs
-    ] + [(layer.last, layer.log) for layer in log.head.layers]
+    named = [(one.seq, one.log) for one in needed_logs(log.head, log.records)]
     with ThreadPoolExecutor(workers) as pool:
         problems = list(pool.map(lambda item: _log_problem(log, item[1], progress), named))
     findings = tuple(
@@ -95,21 +90,25 @@ def _points_from(log: ReplicaLog, seq: int) -> tuple[int, ...]:
 
 def _log_problem(log: ReplicaLog, reference: LogReference, progress: Progress | None) -> str:
     name = log.place.below(reference.name)
-    store = log.place.store
+    return content_problem(log.place, name, reference.size, reference.sha256, progress)
+
+
+def content_problem(place: Place, name: str, size: int, sha256: str, progress: Progress | None = None) -> str:
+    """What is wrong with an object that should have this length and SHA-256 (hex); "" if nothing is."""
     digest = hashlib.sha256()
     try:
-        size = store.size(name)
-        if size != reference.size:
-            return f"it has {size} bytes instead of {reference.size}"
+        found = place.store.size(name)
+        if found != size:
+            return f"it has {found} bytes instead of {size}"
         for part in pieces([Extent(0, size)], SHA_READ):
-            digest.update(store.get_range(name, part.offset, part.length))
+            digest.update(place.store.get_range(name, part.offset, part.length))
             if progress:
                 progress(part.length)
     except ObjectMissing:
-        return "a record names this log and it is gone"
+        return "it is named by a record or the head, and it is gone"
     except Damaged as error:
         return error.cause
-    return "" if digest.hexdigest() == reference.sha256 else "its bytes are not those that were written"
+    return "" if digest.hexdigest() == sha256 else "its bytes are not those that were written"
 
 
 def _prove_disk(

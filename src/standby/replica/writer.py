@@ -11,7 +11,7 @@ import msgspec
 from standby import failpoints
 from standby.clock import Clock
 from standby.errors import Bug, Fenced, InvalidRequest
-from standby.objects.base import Conflict, ObjectStore, Version
+from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreUnreachable, Version
 from standby.records import MachineDescription
 from standby.replica.documents import (
     NO_PARENT,
@@ -25,7 +25,7 @@ from standby.replica.documents import (
     digest,
     encode,
 )
-from standby.replica.journal import Place, StoredRecord, check_replica_name, read_chain, read_head
+from standby.replica.journal import Place, StoredRecord, check_replica_name, read_head, read_settled
 from standby.replica.log import SealedLog
 
 _HEAD_READ = failpoints.declare("attach.head_read")
@@ -92,7 +92,7 @@ def attach(
     """
     place = Place(store, name)
     head, version, mine = _claim(place, owner, epoch, take_over)
-    chain = read_chain(place, head.floor)
+    chain = list(read_settled(place)[0].chain)
     _LISTED.reach()
     if chain and chain[-1].record.epoch > mine:
         raise _fenced(place, chain[-1].record.epoch, mine, f"record {chain[-1].record.seq}")
@@ -168,7 +168,13 @@ def _fenced(place: Place, theirs: int, mine: int, where: str) -> Fenced:
 
 def _stored_record(place: Place, seq: int) -> StoredRecord:
     name = place.point(seq)
-    data = place.store.get(name).data
+    try:
+        data = place.store.get(name).data
+    except ObjectMissing as error:
+        raise StoreUnreachable(
+            "a merge took the record away while it was read: this writer has stood still for long",
+            subject=place.subject(name),
+        ) from error
     return StoredRecord(decode_record(data, place.subject(name)), digest(data))
 
 
@@ -255,7 +261,7 @@ class Writer:
         if changed:
             self.head = decode_head(changed.data, self.place.subject(self.place.head))
             self._version = changed.version
-        if self.head.floor > seq:
-            raise Bug(f"record {seq} lies below the floor {self.head.floor}", subject=self.place.name)
         if self.head.epoch != self.epoch:
             raise _fenced(self.place, self.head.epoch, self.epoch, "the head")
+        if self.head.gone(seq):
+            raise Bug(f"record {seq} was merged away before it was confirmed", subject=self.place.name)

@@ -21,6 +21,7 @@ import msgspec
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
 from standby.replication import holder, schema
 from standby.replication.entries import Entry, Queue
+from standby.replication.limits import UNLIMITED, Bandwidth
 from standby.replication.policy import Policy
 from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship, Side, Trouble
 from standby.replication.states import State, Status
@@ -198,6 +199,10 @@ class Books:
                     (relationship, side, _json(trouble)),
                 )
 
+    def clear_troubles(self, relationship: str) -> None:
+        with self._write() as db:
+            db.execute("DELETE FROM trouble WHERE relationship = ?", (relationship,))
+
     def add_disk(self, relationship: str, disk: DiskBook) -> None:
         with self._write() as db:
             db.execute(
@@ -210,6 +215,23 @@ class Books:
         with self._write() as db:
             db.executemany(
                 "DELETE FROM disk WHERE relationship = ? AND id = ?", [(relationship, disk) for disk in disks]
+            )
+
+    def leave_out(self, relationship: str, disk: str) -> None:
+        with self._write():
+            self.set_excluded(relationship, {*self.get(relationship).excluded, disk})
+            self.remove_disks(relationship, [disk])
+
+    def bandwidth(self) -> Bandwidth:
+        """Of all machines together."""
+        with self._reading():
+            row = self._db.execute("SELECT body FROM setting WHERE name = 'bandwidth'").fetchone()
+            return msgspec.json.decode(row["body"], type=Bandwidth) if row else UNLIMITED
+
+    def set_bandwidth(self, bandwidth: Bandwidth) -> None:
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO setting (name, body) VALUES ('bandwidth', ?)", (_json(bandwidth),)
             )
 
     def require_scan(self, relationship: str, reasons: Mapping[str, str]) -> None:
@@ -417,6 +439,19 @@ class Books:
                 hint="move the file away and `standby vm protect` with --take-over: the disks are compared with the "
                 "replica by hashes, and its points stay",
             ) from error
+
+
+def find(books: Books, machine: str) -> Relationship:
+    """The machine's relationship. Raises InvalidRequest if it is not protected here."""
+    found = next((one for one in books.relationships() if one.machine == machine), None)
+    if found is None:
+        raise InvalidRequest(
+            "it is not protected by this agent",
+            subject=machine,
+            tried=f"looking in {books.folder}",
+            hint=f"`standby vm list --state {books.folder}` shows those that are",
+        )
+    return found
 
 
 def _unwritable(folder: Path, cause: str) -> BooksUnwritable:

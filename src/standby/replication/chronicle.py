@@ -55,6 +55,10 @@ class Chronicler:
         self._chronicle = read(books, books.get(relationship), clock.now(), tz)
         self._kept = clock.monotonic()
 
+    @property
+    def last_cut(self) -> float | None:
+        return self._chronicle.cut
+
     def captured(self, relationship: Relationship, report: CycleReport, wanted: Consistency) -> None:
         failed = wanted is Consistency.APPLICATION and report.entry.consistency != wanted.value
         self._count(

@@ -231,6 +231,9 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.export.ExportTaken": Row(
         _REFUSED, "the target is there already", "choose another, or remove it"
     ),
+    "agent.control.AgentSilent": Row(
+        _RETRY, "the agent does not answer on its control socket", "see whether its process runs"
+    ),
     "recovery.page_blob.BlobTaken": Row(_REFUSED, "the blob is there already", "choose another name"),
     "recovery.export.ExportDiffers": Row(
         _CRITICAL, "what was read back was not exported so", "check the target's storage"

@@ -17,7 +17,7 @@ from standby.objects.base import ObjectStore
 from standby.objects.probe import probe
 from standby.records import Finding, MachineDescription
 from standby.replica import boot
-from standby.replica.journal import Place, ReplicaMissing, check_replica_name, read_chain, read_head
+from standby.replica.journal import Place, ReplicaMissing, check_replica_name, read_head, read_settled
 from standby.replica.plan import last_state
 from standby.replica.writer import create
 from standby.replication.books import Books
@@ -147,7 +147,7 @@ def _left_behind(place: Place, machine: str) -> UUID | None:
         head, _ = read_head(place)
     except ReplicaMissing:
         return None
-    newest = last_state([stored.record for stored in read_chain(place, head.floor)])
+    newest = last_state([stored.record for stored in read_settled(place)[0].chain])
     if newest and newest.machine and newest.machine.name != machine:
         raise InvalidRequest(
             f"the replica {place.name} is of the machine {newest.machine.name}",

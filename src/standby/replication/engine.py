@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import tzinfo
 from typing import Final, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from standby.replication.classification import Outcome, outcome
 from standby.replication.decide import SourceAction, TargetAction, View, source_action, target_action
 from standby.replication.entries import Queue
 from standby.replication.hours import host_zone
+from standby.replication.policy import Policy
 from standby.replication.relationship import Relationship, Side, Trouble
 from standby.replication.resync import Reason
 from standby.replication.retry import wait_seconds
@@ -121,13 +122,82 @@ class Engine:
         self._next_cycle = self._clock.monotonic()
         self.changed()
 
+    def set_policy(self, policy: Policy) -> None:
+        """Use another policy from now on."""
+        self._books.set_policy(self._id, policy)
+        self._next_cycle = min(self._next_cycle, self._clock.monotonic() + policy.frequency)
+        self.changed()
+
+    def resync_now(self, disks: Collection[str]) -> None:
+        """Compare these disks with the replica now, with those that wait already; all if none is named.
+
+        While nothing is under way with the machine. Raises InvalidRequest where there is nothing to compare yet.
+        """
+        relationship = self._relationship()
+        state = relationship.status.state
+        if state in (State.NEW, State.INITIAL_REPLICATION, State.FINALIZING, State.FENCED, State.SEALED):
+            raise InvalidRequest(
+                f"it cannot be resynchronized in the state {state.value}", subject=relationship.machine
+            )
+        waiting = {disk.id for disk in relationship.disks if disk.scan}
+        wanted = set(disks) or ({disk.id for disk in relationship.disks} if not waiting else set())
+        if new := wanted - waiting:
+            self._books.require_scan(self._id, dict.fromkeys(new, Reason.ASKED.value))
+            self._apply(Event.TRACKING_LOST)
+        self._books.set_resync(self._id, "now")
+        self.changed()
+
+    def cancel_resync(self) -> None:
+        """Hold a resynchronization until somebody asks for it; it goes on from where it is then.
+
+        While nothing is under way with the machine. Raises InvalidRequest if there is none.
+        """
+        relationship = self._relationship()
+        if relationship.status.state not in (State.RESYNC_REQUIRED, State.RESYNCHRONIZING):
+            raise InvalidRequest(
+                f"no resynchronization waits or runs: it is {relationship.status.state.value}",
+                subject=relationship.machine,
+            )
+        self._books.set_resync(self._id, "cancelled")
+        self.changed()
+
+    def leave_out(self, disk: str) -> None:
+        """Protect a disk no longer; points that have it stay. While nothing is under way with the machine.
+
+        Raises InvalidRequest if it is the last one.
+        """
+        relationship = self._relationship()
+        if [one.id for one in relationship.disks] == [disk]:
+            raise InvalidRequest(
+                f"{disk} is its only protected disk",
+                subject=relationship.machine,
+                hint=f"`standby vm unprotect {relationship.machine}` ends protection",
+            )
+        self._books.leave_out(self._id, disk)
+        self._source_anew()
+        self.changed()
+
+    def take_in(self, disk: str) -> None:
+        """Protect a disk that was left out. While nothing is under way with the machine."""
+        self._books.set_excluded(self._id, [one for one in self._relationship().excluded if one != disk])
+        self._source_anew()
+        self.changed()
+
+    @property
+    def last_cut(self) -> float | None:
+        """Seconds that the last cut was open."""
+        return self._chronicler.last_cut
+
     def step(self) -> Step:
         """Do what is next on either side, one after the other."""
         return Step(self.source_step(), self.target_step())
 
-    def stop_soon(self) -> None:
-        """End a scan that is under way at the next step, with what it has."""
-        self._stopping.set()
+    def hurry(self, on: bool = True) -> None:
+        """End a scan that is under way at its next step, with what it has; as long as `on`."""
+        if on:
+            self._stopping.set()
+        else:
+            self._stopping.clear()
 
     def close(self) -> None:
         """Raises BooksUnwritable; everything is let go of before."""

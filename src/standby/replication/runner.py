@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Final
 
@@ -84,12 +85,32 @@ class Runner:
 
     def remove(self, engine: Engine) -> None:
         """Returns once nothing of it is at work any more."""
-        engine.stop_soon()
+        engine.hurry()
         with self._changed:
             slot = self._slots.pop(engine.id, None)
             if slot:
                 slot.ended = True
                 self._changed.wait_for(lambda: not slot.busy)
+
+    @contextmanager
+    def between(self, engine: Engine) -> Iterator[None]:
+        """Nothing is under way with the engine's machine, and nothing begins, until the block ends."""
+        engine.hurry()
+        with self._changed:
+            slot = self._slots.get(engine.id)
+            if slot:
+                self._changed.wait_for(lambda: self._capture not in slot.busy)
+                slot.busy.add(self._capture)
+                slot.wishes.pop(self._capture, None)
+        engine.hurry(on=False)
+        try:
+            yield
+        finally:
+            if slot:
+                with self._changed:
+                    slot.busy.discard(self._capture)
+                    slot.wake = self._clock.monotonic()
+                    self._notify()
 
     def touch(self, engine_id: str) -> None:
         """Look at an engine now: somebody changed what it decides by."""
@@ -113,7 +134,7 @@ class Runner:
                 self._changed.wait_for(lambda: self._touched, min(max(0.0, waits), POLL))
                 self._touched = False
             for slot in self._slots.values():
-                slot.engine.stop_soon()
+                slot.engine.hurry()
             self._changed.wait_for(lambda: not (self._capture.running or self._send.running))
 
     def _notify(self) -> None:

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS entry (
 CREATE TABLE trouble (
   relationship TEXT NOT NULL REFERENCES relationship(id) ON DELETE CASCADE,
   side TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (relationship, side)) STRICT;
+CREATE TABLE setting (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 CREATE TABLE statistics (
   relationship TEXT PRIMARY KEY REFERENCES relationship(id) ON DELETE CASCADE, body BLOB NOT NULL) STRICT;
 CREATE TABLE queued (

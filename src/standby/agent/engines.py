@@ -1,0 +1,184 @@
+"""The engines of an agent's relationships: made from its books, and run side by side."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from ulid import ULID
+
+from standby.clock import Clock
+from standby.errors import StandbyError
+from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
+from standby.objects.address import open_store
+from standby.objects.base import ObjectStore
+from standby.objects.limit import Limited, Throttle
+from standby.replication.agenda import first_due
+from standby.replication.books import Books
+from standby.replication.engine import Engine, Observer
+from standby.replication.hours import host_zone
+from standby.replication.relationship import Connection, Relationship
+from standby.replication.runner import Failed, Runner
+from standby.replication.source import Source
+from standby.replication.states import State
+from standby.replication.target import Target
+
+log = logging.getLogger(__name__)
+
+RESTING = (State.NEW, State.SEALED)
+
+
+class Engines:
+    """Thread-safe. observer: makes one for a machine."""
+
+    def __init__(
+        self,
+        books: Books,
+        clock: Clock,
+        observer: Callable[[str], Observer],
+        *,
+        failed: Failed = lambda _engine, _error: None,
+        running: bool = True,
+        spread: bool = True,
+    ) -> None:
+        """failed: told the error with which an engine ended. running: engines are stepped by `run`; else they are
+        only asked. spread: first cycles are spread over the interval.
+        """
+        self._books = books
+        self._clock = clock
+        self._observer = observer
+        self._lock = threading.RLock()
+        self._engines: dict[str, Engine] = {}
+        self._stores: dict[str, ObjectStore] = {}
+        self._tz = host_zone()
+        self._host = Throttle(clock=clock)
+        self._throttles: dict[str, Throttle] = {}
+        self._failed = failed
+        self._spread = spread
+        self._runner = Runner(clock, self._ended) if running else None
+
+    def run(self, stop: threading.Event) -> None:
+        """Step the engines until `stop` is set."""
+        if self._runner:
+            self._runner.run(stop)
+
+    def begin(self, relationship: Relationship) -> None:
+        """Run an engine for the relationship, unless there is nothing to do for it."""
+        if self._runner is None or relationship.status.state in RESTING:
+            return
+        if relationship.connection is None:
+            log.error(
+                "%s: it is not known how the machine is reached: `standby vm connect %s --qmp SOCKET`",
+                relationship.machine,
+                relationship.machine,
+            )
+            return
+        with self._lock:
+            if relationship.id in self._engines:
+                return
+            try:
+                engine = self._made(relationship)
+            except StandbyError as error:
+                log.error("%s: %s", relationship.machine, error)
+                return
+            self._engines[relationship.id] = engine
+            self.throttle()
+        self._runner.add(engine)
+
+    def end(self, relationship_id: str) -> None:
+        """Step it no more. Returns once nothing of it is at work."""
+        with self._lock:
+            engine = self._engines.pop(relationship_id, None)
+            self._throttles.pop(relationship_id, None)
+        if engine:
+            if self._runner:
+                self._runner.remove(engine)
+            engine.close()
+
+    @contextmanager
+    def held(self, relationship: Relationship, *, alone: bool) -> Iterator[Engine]:
+        """The relationship's engine, running or made for this. alone: while nothing is under way with the
+        machine."""
+        with self._lock:
+            engine = self._engines.get(relationship.id)
+        if engine is None:
+            engine = self._made(relationship)
+            try:
+                yield engine
+            finally:
+                engine.close()
+            self.begin(self._books.get(relationship.id))
+            return
+        with self._runner.between(engine) if alone and self._runner else nullcontext():
+            yield engine
+
+    def store(self, address: str) -> ObjectStore:
+        """One client for all machines that replicate there."""
+        with self._lock:
+            if address not in self._stores:
+                self._stores[address] = open_store(address)
+            return self._stores[address]
+
+    def throttle(self) -> None:
+        """Let the rates of the host and of each machine be what their schedules say now. At once, also for
+        what is under way."""
+        now = self._clock.now()
+        with self._lock:
+            self._host.limit = self._books.bandwidth().rate(now, self._tz)
+            for relationship_id, throttle in self._throttles.items():
+                throttle.limit = self._books.get(relationship_id).policy.bandwidth.rate(now, self._tz)
+
+    def close(self) -> None:
+        for relationship_id in list(self._engines):
+            self.end(relationship_id)
+
+    def _made(self, relationship: Relationship) -> Engine:
+        connection = relationship.connection or Connection(qmp="/nonexistent")
+        machine = relationship.machine
+        hypervisor = reach(machine, connection)
+        source = Source(
+            self._books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), self._clock
+        )
+        target = Target(
+            self._books,
+            relationship.id,
+            self._limited(relationship),
+            f"standby@{socket.gethostname()}",
+            self._clock,
+            lambda: str(ULID()),
+        )
+        now = self._clock.monotonic()
+        first = first_due(machine, relationship.policy.frequency, now) - now if self._spread else 0.0
+        return Engine(
+            self._books,
+            relationship.id,
+            source,
+            target,
+            self._clock,
+            self._observer(machine),
+            first_cycle=first,
+        )
+
+    def _limited(self, relationship: Relationship) -> ObjectStore:
+        """What a machine sends counts against its own rate and the host's."""
+        if self._runner is None:
+            return self.store(relationship.store)
+        throttle = self._throttles[relationship.id] = Throttle(clock=self._clock)
+        return Limited(Limited(self.store(relationship.store), self._host), throttle)
+
+    def _ended(self, engine: Engine, error: Exception) -> None:
+        self._failed(engine, error)
+
+
+def reach(machine: str, connection: Connection) -> QemuHypervisor:
+    """The hypervisor of one machine."""
+    reached = QemuMachine(
+        qmp=Path(connection.qmp),
+        agent=Path(connection.agent) if connection.agent else None,
+        nbd=Path(connection.nbd) if connection.nbd else None,
+    )
+    return QemuHypervisor({machine: reached})

@@ -1,0 +1,221 @@
+"""Does what operators ask, on the engines of a running agent or on the books alone."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import singledispatchmethod
+
+from standby.agent import requests
+from standby.agent.engines import Engines, reach
+from standby.agent.requests import Answer, Done, OfMachine, Refused, Request
+from standby.clock import Clock
+from standby.errors import InvalidRequest, StandbyError
+from standby.records import Finding
+from standby.replication import enable
+from standby.replication.books import Books, find
+from standby.replication.disable import disable
+from standby.replication.engine import Engine
+from standby.replication.policy import Measured, findings
+from standby.replication.states import State
+
+
+class Operations:
+    """One request at a time. checked: told the findings of a prerequisites check."""
+
+    def __init__(
+        self,
+        books: Books,
+        engines: Engines,
+        clock: Clock,
+        checked: Callable[[Sequence[Finding]], None] = lambda _: None,
+    ) -> None:
+        self._books = books
+        self._engines = engines
+        self._clock = clock
+        self._checked = checked
+
+    def answer(self, request: Request) -> Answer:
+        """What came of it; nothing is raised but defects."""
+        try:
+            return self.do(request)
+        except StandbyError as error:
+            return Refused.of(error)
+
+    @singledispatchmethod
+    def do(self, request: Request) -> Done:
+        """Raises InvalidRequest and what the request meets."""
+        raise InvalidRequest("this agent does not know this request", subject=type(request).__name__)
+
+    @do.register
+    def _(self, request: requests.Protect) -> Done:
+        found: list[Finding] = []
+
+        def checked(all_of_them: Sequence[Finding]) -> None:
+            found.extend(all_of_them)
+            self._checked(all_of_them)
+
+        known = next((one for one in self._books.relationships() if one.machine == request.machine), None)
+        if known is not None and known.status.state is not State.NEW:
+            raise InvalidRequest(
+                f"it is protected already ({known.status.state.value})",
+                subject=request.machine,
+                hint=f"`standby vm show {request.machine}` tells how it stands",
+            )
+        store = self._engines.store(request.store)
+        relationship = enable.enable(
+            enable.Request(
+                machine=request.machine,
+                replica=request.replica,
+                policy=request.policy,
+                spool=request.spool,
+                excluded=request.excluded,
+                take_over=request.take_over,
+                connection=request.connection,
+            ),
+            self._books,
+            reach(request.machine, request.connection),
+            store,
+            socket.gethostname(),
+            self._clock,
+            checked,
+        )
+        self._engines.begin(relationship)
+        return Done(findings=tuple(found))
+
+    @do.register
+    def _(self, request: requests.Unprotect) -> Done:
+        relationship = find(self._books, request.machine)
+        if relationship.connection is None and not request.gone:
+            raise InvalidRequest(
+                "it is not known how the machine is reached, to end its change tracking",
+                subject=request.machine,
+                hint="give its socket with --qmp, or --machine-gone",
+            )
+        self._engines.end(relationship.id)
+        connection = None if request.gone else relationship.connection
+        try:
+            dropped = disable(
+                self._books, relationship.id, reach(request.machine, connection) if connection else None
+            )
+        except StandbyError:
+            # Nothing was forgotten: it stays protected.
+            self._engines.begin(relationship)
+            raise
+        return Done(dropped=dropped)
+
+    @do.register
+    def _(self, request: requests.Pause) -> Done:
+        with self._engine(request) as engine:
+            if find(self._books, request.machine).status.state is State.PAUSED:
+                raise InvalidRequest(
+                    "it is paused already",
+                    subject=request.machine,
+                    hint=f"`standby vm resume {request.machine}` ends the pause",
+                )
+            engine.pause()
+        return Done()
+
+    @do.register
+    def _(self, request: requests.Resume) -> Done:
+        with self._engine(request) as engine:
+            state = find(self._books, request.machine).status.state
+            if state is not State.PAUSED:
+                raise InvalidRequest(
+                    f"it is not paused but {state.value}",
+                    subject=request.machine,
+                    hint=f"`standby vm show {request.machine}` tells how it stands",
+                )
+            engine.resume()
+        return Done()
+
+    @do.register
+    def _(self, request: requests.Retry) -> Done:
+        with self._engine(request) as engine:
+            engine.retry_now()
+        return Done()
+
+    @do.register
+    def _(self, request: requests.MakePoint) -> Done:
+        with self._engine(request) as engine:
+            engine.request_application_consistent()
+        return Done()
+
+    @do.register
+    def _(self, request: requests.Resync) -> Done:
+        with self._engine(request, alone=True) as engine:
+            self._check_disks(request.machine, request.disks)
+            engine.resync_now(request.disks)
+        return Done()
+
+    @do.register
+    def _(self, request: requests.CancelResync) -> Done:
+        with self._engine(request, alone=True) as engine:
+            engine.cancel_resync()
+        return Done()
+
+    @do.register
+    def _(self, request: requests.LeaveOut) -> Done:
+        with self._engine(request, alone=True) as engine:
+            self._check_disks(request.machine, [request.disk])
+            engine.leave_out(request.disk)
+        return Done()
+
+    @do.register
+    def _(self, request: requests.TakeIn) -> Done:
+        with self._engine(request, alone=True) as engine:
+            relationship = find(self._books, request.machine)
+            if request.disk not in relationship.excluded:
+                raise InvalidRequest(
+                    f"the disk {request.disk} is not left out",
+                    subject=request.machine,
+                    hint=f"left out are: {', '.join(relationship.excluded) or 'none'}",
+                )
+            engine.take_in(request.disk)
+        return Done()
+
+    @do.register
+    def _(self, request: requests.SetPolicy) -> Done:
+        with self._engine(request) as engine:
+            relationship = find(self._books, request.machine)
+            sizes = tuple(disk.size for disk in relationship.disks)
+            told = findings(request.policy, Measured(sizes, engine.last_cut))
+            if any(one.blocks for one in told):
+                raise InvalidRequest(
+                    "; ".join(f"{one.problem} ({one.fix})" for one in told if one.blocks),
+                    subject=f"{request.machine}, policy",
+                    hint="choose other values; nothing was changed",
+                )
+            engine.set_policy(request.policy)
+            self._engines.throttle()
+        return Done(findings=told)
+
+    @do.register
+    def _(self, request: requests.SetConnection) -> Done:
+        relationship = find(self._books, request.machine)
+        self._engines.end(relationship.id)
+        self._books.set_connection(relationship.id, request.connection)
+        self._engines.begin(self._books.get(relationship.id))
+        return Done()
+
+    @do.register
+    def _(self, request: requests.SetBandwidth) -> Done:
+        self._books.set_bandwidth(request.bandwidth)
+        self._engines.throttle()
+        return Done()
+
+    def _check_disks(self, machine: str, disks: Collection[str]) -> None:
+        known = [disk.id for disk in find(self._books, machine).disks]
+        if unknown := sorted(set(disks).difference(known)):
+            raise InvalidRequest(
+                f"it has no protected disk {unknown[0]}",
+                subject=machine,
+                hint=f"name one of {', '.join(known)}",
+            )
+
+    @contextmanager
+    def _engine(self, request: OfMachine, *, alone: bool = False) -> Iterator[Engine]:
+        """alone: while nothing is under way with the machine."""
+        with self._engines.held(find(self._books, request.machine), alone=alone) as engine:
+            yield engine

@@ -1,0 +1,249 @@
+"""`standby vm pause`, `resync` and the like: what an operator asks of a protected machine's agent."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from standby.agent import requests
+from standby.cli import results
+from standby.cli.asking import carry_out
+from standby.cli.machine import AgentSocket, MachineName, NbdSocket, show_findings
+from standby.cli.output import Json, print_json, say, stdout
+from standby.cli.policy_options import (
+    ApplicationConsistent,
+    Backlog,
+    Frequency,
+    Other,
+    Reserve,
+    ResyncHours,
+    ResyncStart,
+    UploadThreads,
+    Work,
+    WorkHours,
+    policy_of,
+    rate_text,
+)
+from standby.cli.quantities import counted, size
+from standby.cli.state import State, folder_of
+from standby.cli.vm_show import vm_of
+from standby.errors import InvalidRequest
+from standby.replication.books import Books, find
+from standby.replication.policy import Policy
+from standby.replication.relationship import Connection, Relationship
+from standby.replication.window import Start
+
+
+def pause(machine: MachineName, state: State = None, json: Json = False) -> None:
+    """Pause replication: no more points; changes go on being tracked."""
+    carry_out(folder_of(state), requests.Pause(machine=machine))
+    _tell(machine, state, json, f"{machine} is paused. `standby vm resume {machine}` ends it.")
+
+
+def resume(machine: MachineName, state: State = None, json: Json = False) -> None:
+    """Resume replication that was paused."""
+    carry_out(folder_of(state), requests.Resume(machine=machine))
+    _tell(machine, state, json, f"{machine} is resumed.")
+
+
+def retry(machine: MachineName, state: State = None, json: Json = False) -> None:
+    """Try again now what waits for its time, or for a person who has acted."""
+    carry_out(folder_of(state), requests.Retry(machine=machine))
+    _tell(machine, state, json, f"{machine}: everything is tried again now.")
+
+
+def point(machine: MachineName, state: State = None, json: Json = False) -> None:
+    """Make a point now, application-consistent if the guest agent answers. Where an agent runs."""
+    carry_out(folder_of(state), requests.MakePoint(machine=machine))
+    _tell(machine, state, json, f"{machine}: a point is made now.")
+
+
+def resync(
+    machine: MachineName,
+    disk: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--disk", metavar="DISK", help="This disk only. Repeatable [default: those that wait, or all]."
+        ),
+    ] = None,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Hold it until it is asked for again; it goes on from there.")
+    ] = False,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Compare disks with the replica now, by hashes: only what differs is sent, and points stay."""
+    if cancel:
+        carry_out(folder_of(state), requests.CancelResync(machine=machine))
+        text = f"{machine}: the resynchronization is held. `standby vm resync {machine}` goes on with it."
+    else:
+        carry_out(folder_of(state), requests.Resync(machine=machine, disks=tuple(disk or ())))
+        text = f"{machine}: its disks are compared with the replica now."
+    _tell(machine, state, json, text)
+
+
+def disks(
+    machine: MachineName,
+    exclude: Annotated[
+        str | None,
+        typer.Option("--exclude", metavar="DISK", help="Protect this disk no longer; points keep it."),
+    ] = None,
+    include: Annotated[
+        str | None, typer.Option("--include", metavar="DISK", help="Protect a disk that was left out.")
+    ] = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Leave a disk of a protected machine out, or take one in again."""
+    folder = folder_of(state)
+    if exclude:
+        carry_out(folder, requests.LeaveOut(machine=machine, disk=exclude))
+    if include:
+        carry_out(folder, requests.TakeIn(machine=machine, disk=include))
+    relationship = _read(folder, machine)
+    protected = ", ".join(disk.id for disk in relationship.disks)
+    _tell(
+        machine,
+        state,
+        json,
+        f"{machine}: protected are {protected}; left out {', '.join(relationship.excluded) or 'none'}.",
+    )
+
+
+def policy(
+    machine: MachineName,
+    frequency: Frequency = None,
+    application_consistent: ApplicationConsistent = None,
+    backlog: Backlog = None,
+    reserve: Reserve = None,
+    resync: ResyncStart = None,
+    resync_hours: ResyncHours = None,
+    work: Work = None,
+    other: Other = None,
+    work_hours: WorkHours = None,
+    upload_threads: UploadThreads = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Show or change a protected machine's policy. What changes takes effect at once."""
+    folder = folder_of(state)
+    current = _read(folder, machine).policy
+    wanted = policy_of(
+        current,
+        frequency=frequency,
+        application_consistent=application_consistent,
+        backlog=backlog,
+        reserve=reserve,
+        resync=resync,
+        resync_hours=resync_hours,
+        work=work,
+        other=other,
+        work_hours=work_hours,
+        upload_threads=upload_threads,
+    )
+    done = None
+    if wanted != current:
+        done = carry_out(folder, requests.SetPolicy(machine=machine, policy=wanted))
+    if json:
+        print_json(wanted)
+        return
+    if done:
+        show_findings(stdout(), done.findings)
+    for line in policy_text(wanted):
+        say(stdout(), line)
+
+
+def policy_text(policy: Policy) -> list[str]:
+    hours = policy.application_consistent_hours
+    start = policy.resync.start
+    window = f", {policy.resync.hours}" if start is Start.SCHEDULED else ""
+    return [
+        f"A point every {policy.frequency} s"
+        + (f"; application-consistent every {counted(hours, 'hour')}." if hours else "."),
+        f"Up to {policy.backlog_percent} % of a disk may wait for the store; {size(policy.reserve)} stay free.",
+        f"Resynchronization: {start.value}{window}.",
+        f"Bandwidth: {rate_text(policy.bandwidth)}; {counted(policy.upload_threads, 'upload thread')}.",
+    ]
+
+
+def connect(
+    machine: MachineName,
+    qmp: Annotated[Path, typer.Option("--qmp", metavar="SOCKET", help="Its QMP socket from now on.")],
+    agent: AgentSocket = None,
+    nbd: NbdSocket = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Tell how a protected machine is reached from now on."""
+    connection = _sockets(qmp, agent, nbd)
+    carry_out(folder_of(state), requests.SetConnection(machine=machine, connection=connection))
+    _tell(machine, state, json, f"{machine} is reached at {connection.qmp}.")
+
+
+def unprotect(
+    machine: MachineName,
+    qmp: Annotated[
+        Path | None,
+        typer.Option(
+            "--qmp", metavar="SOCKET", help="The machine's QMP socket, if it is another one by now."
+        ),
+    ] = None,
+    agent: AgentSocket = None,
+    nbd: NbdSocket = None,
+    gone: Annotated[
+        bool, typer.Option("--machine-gone", help="The machine's process is gone, and its tracking with it.")
+    ] = False,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """End protection. The replica stays in the store, with all its points."""
+    folder = folder_of(state)
+    relationship = _read(folder, machine)
+    if qmp and gone:
+        raise InvalidRequest(
+            "it is told both where the machine runs and that it is gone",
+            subject=machine,
+            hint="give --qmp or --machine-gone",
+        )
+    if qmp:
+        carry_out(folder, requests.SetConnection(machine=machine, connection=_sockets(qmp, agent, nbd)))
+    done = carry_out(folder, requests.Unprotect(machine=machine, gone=gone))
+    if json:
+        print_json(
+            results.Unprotected(
+                machine=machine, store=relationship.store, replica=relationship.replica, dropped=done.dropped
+            )
+        )
+        return
+    lost = ""
+    if done.dropped:
+        lost = f" {counted(done.dropped, 'point')} had not reached the store and are dropped."
+    say(
+        stdout(),
+        f"{machine} is no longer protected.{lost} Its replica {relationship.replica} stays in "
+        f"{relationship.store}: `standby replica points {relationship.store} {relationship.replica}`.",
+    )
+
+
+def _sockets(qmp: Path, agent: Path | None, nbd: Path | None) -> Connection:
+    return Connection(
+        qmp=str(qmp.absolute()),
+        agent=str(agent.absolute()) if agent else "",
+        nbd=str(nbd.absolute()) if nbd else "",
+    )
+
+
+def _read(folder: Path, machine: str) -> Relationship:
+    with closing(Books.reading(folder)) as books:
+        return find(books, machine)
+
+
+def _tell(machine: str, state: Path | None, json: bool, text: str) -> None:
+    if not json:
+        say(stdout(), text)
+        return
+    with closing(Books.reading(folder_of(state))) as books:
+        print_json(vm_of(books, find(books, machine)))

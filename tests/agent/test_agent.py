@@ -1,0 +1,223 @@
+"""The agent of a host: many machines in one process, asked over its control socket."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from standby.agent.control import ask
+from standby.agent.requests import Done, Pause, Refused
+from standby.objects.directory import DirectoryStore
+from standby.replica.journal import ReplicaLog
+from tests.cli.conftest import PROGRAM, standby
+from tests.hypervisor.processes import PAGE, Daemon
+from tests.hypervisor.processes import wait_for as wait_for_it
+from tests.replication.site import noise, now, write
+
+pytestmark = pytest.mark.slow
+
+DISKS = {"raw": ("raw", ""), "qcow": ("qcow2", "")}
+
+
+def wait_for(condition, limit=30.0):
+    wait_for_it(condition, "what the test waits for", limit)
+
+
+class Agent:
+    """`standby agent run` on a state directory of its own, over daemons."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.store = folder / "store"
+        self.log = folder / "agent.log"
+        DirectoryStore(self.store, create=True)
+        self.daemons: dict[str, Daemon] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def machine(self, name: str) -> Daemon:
+        place = self.folder / name
+        place.mkdir()
+        self.daemons[name] = Daemon(place, DISKS)
+        return self.daemons[name]
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [PROGRAM, "agent", "run", "--state", str(self.state)], stderr=log, stdout=log
+            )
+        wait_for(lambda: (self.state / "control").exists())
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        assert self.process
+        self.process.send_signal(how)
+        return self.process.wait(30)
+
+    def vm(self, *words: object, **more: object):
+        return standby("vm", *words, "--state", self.state, "--json", **more)
+
+    def protect(self, name: str, *options: object):
+        daemon = self.daemons[name]
+        sockets = ["--qmp", daemon.qmp, "--nbd", daemon.nbd]
+        return self.vm("protect", name, *sockets, "--store", self.store, "--reserve", "0", *options)
+
+    def shown(self, name: str) -> dict[str, object]:
+        return dict(self.vm("show", name).json)
+
+    def points(self, name: str):
+        return ReplicaLog.read(DirectoryStore(self.store), name).points
+
+    def caught_up(self, name: str) -> bool:
+        """Whether the newest point is the machine as it is."""
+        log = ReplicaLog.read(DirectoryStore(self.store), name)
+        if not log.points:
+            return False
+        content = now(self.daemons[name])
+        for disk, data in content.items():
+            image = log.image(log.point().seq, disk)
+            found = bytearray(image.size)
+            image.read(0, memoryview(found))
+            if found != data:
+                return False
+        return True
+
+    def close(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for daemon in self.daemons.values():
+            daemon.stop()
+
+
+@pytest.fixture
+def agent(tmp_path):
+    agent = Agent(tmp_path)
+    yield agent
+    agent.close()
+
+
+def test_machines_are_taken_on_asked_and_let_go_while_it_runs(agent):
+    for name in ("one", "two"):
+        write(agent.machine(name), "raw", 0, noise(1 << 20, hash(name) % 97))
+    agent.start()
+    for name in ("one", "two"):
+        done = agent.protect(name, "--frequency", 1)
+        assert (done.status, done.err) == (0, "")
+    for name in ("one", "two"):
+        wait_for(lambda name=name: agent.caught_up(name), 30)
+        assert agent.shown(name)["state"] in ("protected", "delta")
+    again = agent.protect("one")
+    assert (again.status, "protected already" in again.err) == (3, True)
+
+    assert agent.vm("pause", "one").json["state"] == "paused"
+    count = len(agent.points("one"))
+    two = len(agent.points("two"))
+    wait_for(lambda: len(agent.points("two")) > two + 2, 30)
+    assert len(agent.points("one")) == count
+    assert agent.vm("pause", "one").status == 3
+    agent.vm("resume", "one")
+    write(agent.daemons["one"], "qcow", 0, noise(PAGE, 5))
+    wait_for(lambda: agent.caught_up("one"), 30)
+
+    ended = agent.vm("unprotect", "two")
+    assert (ended.status, agent.daemons["two"].bitmaps()) == (0, [])
+    assert [vm["machine"] for vm in agent.vm("list").json] == ["one"]
+    assert agent.stop() == 0
+    (vm,) = agent.vm("list").json
+    assert vm["health"] == "Critical"
+    assert "No agent" in vm["reasons"][0]["text"]
+
+
+def test_a_killed_agent_goes_on_where_it_was_with_all_it_knew(agent):
+    write(agent.machine("one"), "raw", 0, noise(1 << 20))
+    agent.start()
+    agent.protect("one", "--frequency", 1)
+    wait_for(lambda: agent.caught_up("one"), 30)
+    agent.stop(signal.SIGKILL)
+    write(agent.daemons["one"], "raw", 8 << 10, noise(PAGE, 7))
+    agent.start()
+    wait_for(lambda: agent.caught_up("one"), 30)
+    assert "initial" not in agent.log.read_text().split("replicating 1 machines")[-1]
+
+
+def test_disks_policy_and_resynchronization_change_while_it_runs(agent):
+    write(agent.machine("one"), "raw", 0, noise(1 << 20))
+    agent.start()
+    agent.protect("one", "--frequency", 1)
+    wait_for(lambda: agent.caught_up("one"), 30)
+
+    assert agent.vm("disks", "one", "--exclude", "qcow").json["excluded"] == ["qcow"]
+    wait_for(lambda: [disk.id for disk in agent.points("one")[-1].disks] == ["raw"], 30)
+    refused = agent.vm("disks", "one", "--exclude", "raw")
+    assert (refused.status, "only protected disk" in refused.err) == (3, True)
+    agent.vm("disks", "one", "--include", "qcow")
+    wait_for(lambda: len(agent.points("one")[-1].disks) == 2 and agent.caught_up("one"), 30)
+
+    assert agent.vm("policy", "one", "--frequency", 5, "--work", "20M").json["frequency"] == 5
+    wrong = agent.vm("policy", "one", "--frequency", 7)
+    assert (wrong.status, "it can be 1, 5, 30" in wrong.err) == (3, True)
+    count = len(agent.points("one"))
+    before = agent.shown("one")
+    assert agent.vm("resync", "one", "--disk", "nosuch").status == 3
+    assert agent.vm("resync", "one", "--disk", "raw").status == 0
+    wait_for(lambda: len(agent.points("one")) > count and agent.shown("one")["state"] == "protected", 30)
+    assert agent.caught_up("one")
+    assert before["excluded"] == []
+    made = len(agent.points("one"))
+    agent.vm("point", "one")
+    wait_for(lambda: len(agent.points("one")) > made, 5)
+
+
+def test_what_is_wrong_is_told_by_the_agent_as_by_the_command(agent):
+    agent.machine("one")
+    agent.start()
+    missing = agent.vm("pause", "nosuch")
+    assert (missing.status, "not protected by this agent" in missing.err) == (3, True)
+    assert ask(agent.state, Pause(machine="nosuch")) == Refused(
+        kind="InvalidRequest",
+        subject="nosuch",
+        cause="it is not protected by this agent",
+        tried=f"looking in {agent.state}",
+        hint=f"`standby vm list --state {agent.state}` shows those that are",
+    )
+    unsuitable = standby(
+        *["vm", "protect", "one", "--qmp", agent.folder / "nothing", "--store", agent.store],
+        *["--state", agent.state],
+        columns=100,
+    )
+    assert (unsuitable.status, "nothing" in unsuitable.err) != (0, False)
+    agent.stop()
+    assert ask(agent.state, Pause(machine="one")) is None
+
+
+def test_one_machine_that_is_gone_holds_no_other_up(agent):
+    for name in ("one", "two"):
+        agent.machine(name)
+    agent.start()
+    for name in ("one", "two"):
+        agent.protect(name, "--frequency", 1)
+    wait_for(lambda: agent.caught_up("one") and agent.caught_up("two"), 30)
+    agent.daemons["one"].stop(signal.SIGKILL)
+    count = len(agent.points("two"))
+    wait_for(lambda: len(agent.points("two")) > count + 3, 30)
+    wait_for(lambda: "control socket" in str(agent.shown("one")["error"]), 10)
+    agent.daemons["one"] = Daemon(agent.folder / "one", DISKS)
+    write(agent.daemons["one"], "raw", 0, noise(PAGE, 3))
+    wait_for(lambda: agent.caught_up("one"), 30)
+
+
+def test_a_state_directory_of_any_depth_has_a_control_socket(tmp_path):
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    process = subprocess.Popen([PROGRAM, "agent", "run", "--state", str(deep)], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: ask(deep, Pause(machine="one")) is not None, 10)
+        assert isinstance(ask(deep, Pause(machine="one")), Refused)
+        assert not isinstance(ask(deep, Pause(machine="one")), Done)
+        assert (deep / "control").stat().st_mode & 0o777 == 0o600
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
