@@ -1,4 +1,4 @@
-.PHONY: setup demo check test lint bench
+.PHONY: setup demo check test lint bench soak
 bin := .venv/bin
 
 setup:
@@ -21,10 +21,16 @@ check: lint
 test: lint
 	$(bin)/python -m tests
 
+# Machines, agents and stores that fail at random, then every point checked; SEED repeats a run.
+MINUTES ?= 30
+soak: setup
+	$(bin)/python -m tests.replication.soak $(MINUTES) $(SEED)
+
 # Figures, each beside its rival in the same run; about two minutes.
 bench: setup
 	$(bin)/python benchmarks/initial.py
 	$(bin)/python benchmarks/opening.py
 	$(bin)/python benchmarks/reading.py
 	$(bin)/python benchmarks/serving.py
+	$(bin)/python benchmarks/precopy.py
 	$(bin)/python benchmarks/stores.py

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from standby.errors import InvalidRequest
-from standby.hypervisor.base import Consistency, CutBroken, ScratchFull
-from standby.hypervisor.exports import NbdServerTaken
+from standby.hypervisor.base import Consistency, CutBroken, MachineUnreachable, ScratchFull
+from standby.hypervisor.exports import Exports, NbdServerTaken
 from standby.hypervisor.qmp import ControlSocketBusy, Qmp
 from standby.hypervisor.scratch import CutLimits, needed
 from tests.hypervisor.processes import FORMATS, SIZE, Daemon, Writer, contents, wait_for
@@ -199,3 +199,14 @@ def test_own_nbd_server_is_started_found_again_and_stopped(tmp_path, scratch):
 def test_mark_of_a_relationship_must_fit_into_names(daemon, scratch):
     with pytest.raises(InvalidRequest, match="1 to 16"):
         daemon.hypervisor().tracking("vm", "Not-This", scratch)
+
+
+@pytest.mark.slow
+def test_an_export_that_is_gone_again_is_a_machine_that_restarted_and_no_wrong_request(daemon):
+    """Found by the soak: a wrong request is not retried, so that machine waited for a person."""
+    exports = Exports(daemon.control, "rel", daemon.nbd)
+    shown = exports.add("live", "raw")
+    daemon.control.command("block-export-del", id=shown, mode="hard")
+    wait_for(lambda: shown not in daemon.leftovers(), "the export to go")
+    with pytest.raises(MachineUnreachable, match="no longer serves what was just exported"):
+        exports.open(shown)

@@ -40,6 +40,23 @@ def test_judge(found, active, lost, base):
 
 
 @pytest.mark.parametrize(
+    ("found", "since", "verdict"),
+    [
+        ("5*", 5, (None, 5)),
+        ("3 5 6*", 5, (None, 5)),
+        ("4*", 4, (None, 4)),
+        ("4*", 5, (Lost.REVERTED, None)),
+        ("3 4*", 5, (Lost.REVERTED, None)),
+        ("4!", 5, (Lost.REVERTED, None)),
+        ("6*", 5, (Lost.TRACKING_LOST, None)),
+        ("", 5, (Lost.TRACKING_LOST, None)),
+    ],
+)
+def test_an_older_round_than_the_disk_must_have_is_of_an_older_image(found, since, verdict):
+    assert judge(rounds(found), 5, since) == verdict
+
+
+@pytest.mark.parametrize(
     ("qdev", "device", "identity"),
     [
         ("/machine/peripheral/data0/virtio-backend", "", "data0"),

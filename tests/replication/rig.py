@@ -94,7 +94,7 @@ class Rig:
             self.books, self.id, self.hypervisor, lambda: self.hypervisor.describe("vm"), self.clock
         )
         self.target = Target(self.books, self.id, self.store, "agent@host-a", self.clock, lambda: str(ULID()))
-        self.engine = Engine(self.books, self.id, self.source, self.target, self.clock, self.seen)
+        self.engine = Engine(self.books, self.id, self.source, self.target, self.clock, self.seen, tz=UTC)
 
     @property
     def state(self) -> State:

@@ -67,6 +67,7 @@ def test_an_agent_is_fenced_by_a_newer_one_and_resumes_under_a_newer_epoch(rig, 
     with pytest.raises(Fenced):
         rig.target.ship(rig.books.queue(rig.id)[0])
     rig.target.let_go()
+    rig.books.set_taking_over(rig.id, True)
     rig.drain()
     log = ReplicaLog.read(store, "vm")
     assert verify_point(log, log.point()).findings == ()
@@ -96,7 +97,8 @@ def test_points_queue_through_a_storm_and_follow_in_order(place, cloud, daemon, 
                 asked = len(proxy.log)
                 for _ in range(5):
                     rig.engine.target_step()
-                assert len(proxy.log) == asked + 1, "one request, then a minute of silence"
+                # One log of each disk at once, of which one may have told when the other's is answered.
+                assert 1 <= len(proxy.log) - asked <= len(daemon.formats), "then a minute of silence"
                 clock.advance(minutes=30)
         assert isinstance(rig.seen.errors[0], StoreBusy)
         assert len(rig.books.queue(rig.id)) == 3

@@ -33,16 +33,19 @@ class GuestAgentRefused(Recoverable):
 class GuestAgent:
     """One connection to the agent, made and synchronized on construction. Used by one thread at a time."""
 
-    def __init__(self, machine: str, path: Path, *, limit: float = SYNC_LIMIT) -> None:
-        """Raises GuestAgentSilent within `limit` seconds."""
+    def __init__(
+        self, machine: str, path: Path, *, limit: float = SYNC_LIMIT, channel: socket.socket | None = None
+    ) -> None:
+        """channel: a connection that another process made. Raises GuestAgentSilent within `limit` seconds."""
         self._machine = machine
         self._path = path
         self._unread = b""
         deadline = time.monotonic() + limit
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = channel or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(limit)
-            self._socket.connect(str(path))
+            if channel is None:
+                self._socket.connect(str(path))
             self._synchronize(deadline)
         except OSError as error:
             self.close()
@@ -50,6 +53,10 @@ class GuestAgent:
         except BaseException:
             self.close()
             raise
+
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        return self._socket.fileno()
 
     def ping(self, limit: float = SYNC_LIMIT) -> None:
         self.command("guest-ping", limit)

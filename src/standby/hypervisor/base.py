@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
 from standby.block.disk import Disk
@@ -36,6 +36,7 @@ class Lost(StrEnum):
     TRACKING_LOST = "change tracking is gone (the machine was restarted, or its host crashed)"
     INCONSISTENT = "change tracking was not closed gracefully (host crash or kill)"
     RESIZED = "the disk has another size"
+    REVERTED = "the disk's image was put back to an older one"
     DETACHED = "the disk is no longer attached to the machine"
 
 
@@ -132,13 +133,16 @@ class ScratchFull(Recoverable):
 class Tracking(Protocol):
     """Change tracking of one machine for one relationship. Used by one thread at a time."""
 
-    def recover(self, active: int, sizes: Mapping[str, int]) -> Mapping[str, Lost | None]:
+    def recover(
+        self, active: int, sizes: Mapping[str, int], since: Mapping[str, int] = MappingProxyType({})
+    ) -> Mapping[str, Lost | None]:
         """Clean up what a dead agent left (exports, jobs, scratch, a frozen guest), bring rounds in order.
 
         sizes: by id, the size of each protected disk as the replica knows it; others are let go.
         Per disk of `sizes`: None if tracking never missed a write since round `active` began (its rounds
         are then one, recording); else why it may have (its rounds are then gone: `begin` anew).
-        `active` is 0 before the first `begin`.
+        `active` is 0 before the first `begin`. since: by id, the number of the round that the disk had at that
+        instant, of those for which it is known: an image whose newest round is older is not the same any more.
         """
         ...
 

@@ -20,9 +20,11 @@ from standby.hypervisor.exports import Exports
 from standby.hypervisor.fleece import Fleece
 from standby.hypervisor.freeze import Freeze
 from standby.hypervisor.inventory import SourceDisk
+from standby.hypervisor.latency import WriteLatency
 from standby.hypervisor.qmp import Event, Qmp
 from standby.hypervisor.rounds import Rounds
 from standby.hypervisor.scratch import CutLimits, ScratchFiles, check_room, free
+from standby.hypervisor.thawer import ThawerMissing
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class Cutter:
             return False, note
         try:
             freeze.begin()
-        except (GuestAgentSilent, GuestAgentRefused) as error:
+        except (GuestAgentSilent, GuestAgentRefused, ThawerMissing) as error:
             return False, str(error)
         try:
             _frozen.reach()
@@ -185,7 +187,8 @@ class QemuCut:
             f"the cut was given up: {self._broken}",
             subject=self._cutter.qmp.machine,
             tried="nothing further: the guest comes first; what was read is dropped",
-            hint="the next cycle takes these changes along; if it repeats, give more scratch space",
+            hint="the next cycle takes these changes along; if it repeats, look at the machine's storage, or give more "
+            "scratch space",
         )
 
     def unwatch(self) -> None:
@@ -207,13 +210,14 @@ class QemuCut:
             )
 
         try:
+            latency = WriteLatency(qmp, self._cutter.limits)
             with qmp.listening() as events:
                 reason = ""
                 while not reason and not self._ended.is_set():
                     if events.wait(ends, self._cutter.limits.interval):
                         reason = "its job was cancelled by somebody else"
                     try:
-                        reason = reason or self._too_much()
+                        reason = reason or self._too_much() or latency.too_long()
                     except OSError as error:
                         reason = f"the scratch volume cannot be looked at: {error}"
                 with self._lock:

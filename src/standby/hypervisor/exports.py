@@ -122,10 +122,19 @@ class Exports:
         return identity
 
     def open(self, identity: str, bitmap: str | None = None) -> NbdDisk:
-        """A client of the export. Closing it leaves the export."""
+        """A client of the export. Closing it leaves the export. Raises MachineUnreachable if it is gone again."""
         if self._server is None:
             raise InvalidRequest("nothing was exported yet", subject=identity)
-        return NbdDisk(self._server, identity, bitmap=bitmap)
+        try:
+            return NbdDisk(self._server, identity, bitmap=bitmap)
+        except InvalidRequest as error:
+            # Another process answers at this socket now: retried, while a wrong request never is.
+            raise MachineUnreachable(
+                f"it no longer serves what was just exported: {error.cause}",
+                subject=self._qmp.machine,
+                tried=f"opening the export {identity} at {self._server}",
+                hint="it was restarted, most likely; replication connects again and recovers by itself",
+            ) from error
 
     def remove(self, identities: Sequence[str]) -> None:
         """End the exports, whoever is still connected. Those that are gone already are no error."""

@@ -1,7 +1,8 @@
 """Freezing a guest for the instant of a cut, and never leaving it frozen.
 
-A frozen guest stops at its next write, so three things thaw it: the cut itself, a watchdog thread after a
-time limit, and, should this process die in between, `recover` of the next one, by a mark beside the scratch.
+A frozen guest stops at its next write, so four things thaw it: the cut itself, a watchdog thread after a time
+limit, a process of its own should this one die or stop in between (thawer.py), and, should both be killed,
+`recover` of the next agent, by a mark beside the scratch.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import time
 from pathlib import Path
 
 from standby.hypervisor.agent import SYNC_LIMIT, GuestAgent, GuestAgentRefused, GuestAgentSilent
+from standby.hypervisor.thawer import Thawer, ThawerMissing, thaw_now, thaw_until_done
 
 log = logging.getLogger(__name__)
 
 FROZEN_LIMIT = 10.0
 """Seconds after which a frozen guest is thawed no matter what."""
-
-_THAW_TRIES = 600
-"""About as many seconds is a guest asked to thaw that may have frozen behind our back."""
 
 
 class Freeze:
@@ -35,11 +34,17 @@ class Freeze:
         self._pending = False
         self._expired = False
         self._watchdog: threading.Timer | None = None
+        self._thawer: Thawer | None = None
 
     def begin(self) -> None:
-        """Freeze. Raises GuestAgentSilent or GuestAgentRefused; by then it is thawed or being thawed."""
+        """Freeze. Raises GuestAgentSilent, GuestAgentRefused or ThawerMissing; by then it is thawed or being thawed."""
         with self._lock:
             self._agent = GuestAgent(self._machine, self._path, limit=min(SYNC_LIMIT, self.limit))
+            try:
+                self._thawer = Thawer(self._machine, self._path, self._agent.fileno(), self._mark, self.limit)
+            except ThawerMissing:
+                self._agent.close()
+                raise
             self._mark.touch()
             self._pending = True
             started = time.monotonic()
@@ -70,46 +75,23 @@ class Freeze:
                 self._thaw()
 
     def _thaw(self) -> int:
-        """How many file systems were thawed. If the agent is silent, a thread goes on trying."""
+        """How many file systems were thawed. If the agent is silent, the thawer goes on trying."""
         if not self._pending:
             return 0
         self._pending = False
-        thawed = 0
+        if self._agent is None or self._thawer is None:
+            raise AssertionError("pending without an agent")
         try:
-            if self._agent is None:
-                raise AssertionError("pending without an agent")
             thawed = self._agent.thaw(self.limit)
-            self._mark.unlink(missing_ok=True)
         except (GuestAgentSilent, GuestAgentRefused):
-            _thaw_in_background(self._machine, self._path, self._mark)
-        finally:
-            # The agent serves one client: whoever comes next needs it free.
-            if self._agent:
-                self._agent.close()
+            self._agent.close()
+            self._thawer.hand_over()
+            return 0
+        self._mark.unlink(missing_ok=True)
+        # The agent serves one client: whoever comes next needs it free.
+        self._agent.close()
+        self._thawer.let_go()
         return thawed
-
-
-def thaw_until_done(machine: str, agent: Path, mark: Path) -> None:
-    """Ask once a second to thaw until the agent says the guest is thawed; then take away the mark."""
-    for _ in range(_THAW_TRIES):
-        try:
-            if thaw_now(machine, agent):
-                mark.unlink(missing_ok=True)
-                return
-        except (GuestAgentSilent, GuestAgentRefused) as error:
-            log.warning("%s: may still be frozen: %s", machine, error)
-        time.sleep(1)
-    log.error("%s: gave up thawing the guest; thaw it with guest-fsfreeze-thaw at %s", machine, agent)
-
-
-def thaw_now(machine: str, path: Path) -> bool:
-    """Thaw the guest. Whether it is thawed now. Raises GuestAgentSilent, GuestAgentRefused."""
-    agent = GuestAgent(machine, path)
-    try:
-        agent.thaw(FROZEN_LIMIT)
-        return agent.fsfreeze_status() == "thawed"
-    finally:
-        agent.close()
 
 
 def thaw_leftover(machine: str, agent: Path | None, mark: Path) -> None:

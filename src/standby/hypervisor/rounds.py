@@ -60,10 +60,10 @@ class Rounds:
         """Bytes that are dirty in the round that records. Raises TrackingLost."""
         return self._recording(disk).bitmap.dirty
 
-    def recover(self, disk: SourceDisk, active: int) -> Lost | None:
+    def recover(self, disk: SourceDisk, active: int, since: int) -> Lost | None:
         """Make the disk's rounds one that records and reaches back to `active`; else why not, and none."""
         found = self.of(disk)
-        lost, base = judge(found, active)
+        lost, base = judge(found, active, since)
         if base is None:
             self._drop(disk, found)
             _dropped.reach()
@@ -148,11 +148,12 @@ class Rounds:
             self._qmp.command("block-dirty-bitmap-remove", node=disk.node, name=round.bitmap.name)
 
 
-def judge(found: Sequence[Found], active: int) -> tuple[Lost | None, int | None]:
+def judge(found: Sequence[Found], active: int, since: int = 0) -> tuple[Lost | None, int | None]:
     """Whether rounds (oldest first) tell every write since round `active` began; from which one on.
 
     The disk's round at the instant `active` began is the newest one not above it: `begin` on other disks
-    does not begin one here. If there is none, recording began later than that instant.
+    does not begin one here. If there is none, recording began later than that instant. Where that round's
+    number is known (`since`), an older one is that of an older image: rounds of qcow2 travel with the file.
     """
     if not found:
         return (Lost.TRACKING_LOST if active else Lost.NEVER_TRACKED), None
@@ -161,6 +162,8 @@ def judge(found: Sequence[Found], active: int) -> tuple[Lost | None, int | None]
         inconsistent = any(round.bitmap.inconsistent for round in found)
         return (Lost.INCONSISTENT if inconsistent else Lost.TRACKING_LOST), None
     base = bases[-1]
+    if base < since:
+        return Lost.REVERTED, None
     lost = _state([round for round in found if round.number >= base])
     return lost, (base if lost is None else None)
 

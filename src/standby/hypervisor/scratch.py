@@ -24,13 +24,16 @@ class CutLimits:
     seconds: how long it may be open. budget: bytes of scratch for all its disks.
     reserve: bytes that stay free on the scratch volume: must take what the guest overwrites between two looks
     of the watch and while the cut is being ended (some tenths of a second), copied in units of 64 KiB.
-    interval: seconds between two looks.
+    interval: seconds between two looks. latency: seconds that a write of the guest may take on average between
+    two looks, `latency_looks` of those that saw a write in a row.
     """
 
     seconds: float = 120.0
     budget: int = 16 << 30
     reserve: int = 512 << 20
     interval: float = 0.05
+    latency: float = 1.0
+    latency_looks: int = 10
 
 
 def free(directory: Path) -> int:

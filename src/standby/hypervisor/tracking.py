@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from standby.block.disk import Disk
 from standby.clock import Clock
@@ -66,14 +67,16 @@ class QemuTracking:
         self._sizes: dict[str, int] = {}
         self._closed = False
 
-    def recover(self, active: int, sizes: Mapping[str, int]) -> Mapping[str, Lost | None]:
+    def recover(
+        self, active: int, sizes: Mapping[str, int], since: Mapping[str, int] = MappingProxyType({})
+    ) -> Mapping[str, Lost | None]:
         thaw_leftover(self._qmp.machine, self._agent, self._mark)
         remove_leftovers(self._qmp, self._exports, self._files, self._prefix)
         _recovering.reach()
         states: dict[str, Lost | None] = dict.fromkeys(sizes, Lost.DETACHED)
         for disk in disks_of(self._qmp):
             if disk.id in sizes and disk.size == sizes[disk.id] and not self._unsafe(disk):
-                states[disk.id] = self._rounds.recover(disk, active)
+                states[disk.id] = self._rounds.recover(disk, active, since.get(disk.id, 0))
                 continue
             if disk.id in sizes:
                 states[disk.id] = Lost.RESIZED if disk.size != sizes[disk.id] else Lost.TRACKING_LOST

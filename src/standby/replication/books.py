@@ -139,7 +139,7 @@ class Books:
         with self._reading():
             row = self._db.execute("SELECT * FROM relationship WHERE id = ?", (relationship,)).fetchone()
             disks = self._db.execute(
-                "SELECT id, size, scan, scanned, learned FROM disk WHERE relationship = ? ORDER BY id",
+                "SELECT id, size, scan, scanned, learned, round FROM disk WHERE relationship = ? ORDER BY id",
                 (relationship,),
             ).fetchall()
             troubles = self._db.execute(
@@ -186,8 +186,14 @@ class Books:
     def set_taking_over(self, relationship: str, allowed: bool) -> None:
         self._set(relationship, taking_over=allowed)
 
-    def set_active(self, relationship: str, active: int) -> None:
-        self._set(relationship, active=active)
+    def set_begun(self, relationship: str, disks: Collection[str], number: int) -> None:
+        """Change tracking began anew on these disks, with this round."""
+        with self._write() as db:
+            self._set(relationship, active=number)
+            db.executemany(
+                "UPDATE disk SET round = ? WHERE relationship = ? AND id = ?",
+                [(number, relationship, disk) for disk in disks],
+            )
 
     def set_trouble(self, relationship: str, side: Side, trouble: Trouble | None) -> None:
         with self._write() as db:
@@ -266,7 +272,9 @@ class Books:
     def enter_point(self, relationship: str, entry: Entry, active: int) -> Entry:
         """C2: a cut's logs are sealed; changes since are in round `active`. It closes all scans."""
         with self._write() as db:
-            db.execute("UPDATE relationship SET active = ? WHERE id = ?", (active, relationship))
+            if active != self.get(relationship).active:
+                db.execute("UPDATE relationship SET active = ? WHERE id = ?", (active, relationship))
+                db.execute("UPDATE disk SET round = ? WHERE relationship = ?", (active, relationship))
             db.execute("UPDATE disk SET scan = '', scanned = 0 WHERE relationship = ?", (relationship,))
             return self._enter(relationship, entry)
 
@@ -310,8 +318,8 @@ class Books:
                 oldest=_entry(oldest) if oldest else None,
             )
 
-    def shipped(self, relationship: str, entry: Entry) -> None:
-        """The entry is committed in the store (W3 done): let it go.
+    def shipped(self, relationship: str, entry: Entry, at: str) -> None:
+        """The entry is committed in the store (W3 done), at this time: let it go.
 
         Its logs go with it, so known hashes that have not learned it can only be filled from the store.
         """
@@ -321,7 +329,9 @@ class Books:
                 [(UNKNOWN, relationship, disk.id, entry.ordinal) for disk in entry.disks if disk.logs],
             )
             db.execute("DELETE FROM entry WHERE ordinal = ?", (entry.ordinal,))
-            db.execute("UPDATE relationship SET committed = ? WHERE id = ?", (entry.nonce, relationship))
+            self._set(relationship, committed=entry.nonce, synced=at)
+            if entry.kind in ("point", "seal"):
+                self._set(relationship, newest=entry.at)
 
     def drop_logs(self, relationship: str, disks: Collection[str], reason: str, since: int = 0) -> list[Path]:
         """Give up the queued logs of these disks from the entry `since` on: they are compared anew.

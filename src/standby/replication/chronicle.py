@@ -25,13 +25,11 @@ KEPT_EVERY: Final = 60.0
 
 
 class Chronicle(msgspec.Struct, frozen=True, kw_only=True):
-    """newest: the instant of the newest committed point. synced: when a record was last committed. cut: seconds
-    that the last cut was open. queued: bytes of each disk's logs that waited, after each cycle and commit.
+    """cut: seconds that the last cut was open. queued: bytes of each disk's logs that waited, after each cycle
+    and commit.
     """
 
     history: History
-    newest: datetime | None = None
-    synced: datetime | None = None
     cut: float | None = None
     queued: Mapping[str, tuple[Sample, ...]] = {}
 
@@ -53,7 +51,7 @@ class Chronicler:
         self._clock = clock
         self._tz = tz
         self._chronicle = read(books, books.get(relationship), clock.now(), tz)
-        self._kept = clock.monotonic()
+        self._kept = float("-inf")
 
     @property
     def last_cut(self) -> float | None:
@@ -70,11 +68,9 @@ class Chronicler:
 
     def committed(self, relationship: Relationship, record: Record) -> None:
         now = self._clock.now()
-        self._chronicle = msgspec.structs.replace(self._chronicle, synced=now)
         if record.is_point:
             instant = datetime.fromisoformat(record.at)
             stored = sum(log.size for disk in record.disks for log in disk.logs)
-            self._chronicle = msgspec.structs.replace(self._chronicle, newest=instant)
             self._count(
                 relationship,
                 Committed(at=now, instant=instant, stored=stored, frequency=relationship.policy.frequency),

@@ -141,6 +141,11 @@ TABLE: Final[dict[str, Row]] = {
     "hypervisor.agent.GuestAgentSilent": Row(
         _CYCLE, "the guest agent does not answer; the point is crash-consistent", "see the agent in the guest"
     ),
+    "hypervisor.thawer.ThawerMissing": Row(
+        _CYCLE,
+        "no process could be started that would thaw the guest if this one died; the point is crash-consistent",
+        "see what the host is short of",
+    ),
     "hypervisor.agent.GuestAgentRefused": Row(
         _CYCLE,
         "the guest agent answers with an error; the point is crash-consistent",
@@ -200,6 +205,11 @@ TABLE: Final[dict[str, Row]] = {
     "replication.source.QueueLost": Row(
         Outcome.RESYNC,
         "a log that waited for the store is gone or cut short",
+        "check the volume that it lay on",
+    ),
+    "replication.target.LogDamaged": Row(
+        Outcome.RESYNC,
+        "a log that waited for the store is not what was sealed",
         "check the volume that it lay on",
     ),
     "replication.diskset.DiskAdded": Row(

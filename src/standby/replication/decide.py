@@ -30,11 +30,11 @@ class View(NamedTuple):
     """What there is to decide from.
 
     tracked: change tracking is in order. attached: this agent owns the replica. unknown: a disk's known hashes
-    are unusable. unlearned: they lack what the oldest entry holds. scanning: a disk's scan is not done.
-    resync_open: disks may be compared now. full: no further log may be written. crowded: a volume has too
-    little room left and holds queued logs. closing: the point that closes the last scan waits. queued,
-    queued_scans: entries that wait, and those of them that are a scan's. capture_due, ship_due: no error stands in
-    the way. cycle_due: nor is it too early for the next point.
+    are unusable. unlearned: they lack what the oldest entry holds, or the queue must be looked through.
+    scanning: a disk's scan is not done. resync_open: disks may be compared now. full: no further log may be
+    written. crowded: a volume has too little room left and holds queued logs. closing: the point that closes
+    the last scan waits. queued, queued_scans: entries that wait, and those of them that are a scan's.
+    capture_due, ship_due: no error stands in the way. cycle_due: nor is it too early for the next point.
     """
 
     state: State

@@ -196,6 +196,8 @@ def _relationship(
         active=0,
         committed="",
         excluded=tuple(sorted(request.excluded)),
+        newest="",
+        synced="",
         closing=0,
         taking_over=request.take_over,
         resync="",

@@ -16,7 +16,7 @@ from standby.replication.books import Books, BooksUnwritable
 from standby.replication.chronicle import Chronicler
 from standby.replication.classification import Outcome, outcome
 from standby.replication.decide import SourceAction, TargetAction, View, source_action, target_action
-from standby.replication.entries import Queue
+from standby.replication.entries import Entry, Queue
 from standby.replication.hours import host_zone
 from standby.replication.policy import Policy
 from standby.replication.relationship import Relationship, Side, Trouble
@@ -95,6 +95,7 @@ class Engine:
         self._stopping = threading.Event()
         self.changed: Callable[[], None] = lambda: None
         self._wanted = Consistency.CRASH
+        self._queue_damaged = False
         self._next_application = clock.monotonic()
         self._lock = threading.Lock()
 
@@ -215,13 +216,7 @@ class Engine:
             tracked=self._source.ready,
             attached=self._target.attached,
             unknown=relationship.unknown,
-            unlearned=oldest is not None
-            and any(
-                disk.logs and oldest.ordinal > known.learned
-                for disk in oldest.disks
-                for known in relationship.disks
-                if known.id == disk.id
-            ),
+            unlearned=self._queue_damaged or (oldest is not None and _unlearned(oldest, relationship)),
             scanning=relationship.scanning,
             queued=queue.length,
             queued_scans=queue.scans,
@@ -304,6 +299,10 @@ class Engine:
                 self._note(Side.SEND, error)
             except (OSError, MemoryError) as error:
                 self._note(Side.SEND, _of_host(error, self._relationship().machine))
+            except ResyncRequired as error:
+                # Nothing is sent until the source has looked through the queue.
+                self._queue_damaged = True
+                self._met(error)
             except Fenced as error:
                 self._note(Side.SEND, error)
                 self._apply(Event.FENCED)
@@ -312,6 +311,7 @@ class Engine:
         return action
 
     def _recover(self) -> None:
+        self._queue_damaged = False
         lost = self._source.recover()
         # What the books say of scans decides: a kill may have come before the state that follows from it.
         scanning, state = self.view().scanning, self._state()
@@ -469,6 +469,16 @@ class Engine:
             status = after(self._relationship().status, event, self._relationship().machine)
             self._books.set_status(self._id, status)
         self._observer.state(status.state)
+
+
+def _unlearned(entry: Entry, relationship: Relationship) -> bool:
+    """Whether the known hashes of a disk lack what the entry holds of it."""
+    return any(
+        disk.logs and entry.ordinal > known.learned
+        for disk in entry.disks
+        for known in relationship.disks
+        if known.id == disk.id
+    )
 
 
 def _of_host(error: OSError | MemoryError, machine: str) -> HostBusy | HostRefused:

@@ -57,12 +57,20 @@ _Task = Callable[[_Worker], None]
 class Extractor:
     """Fills one log of one disk. Rounds are extracted one after the other; within one, by all workers."""
 
-    def __init__(self, known: KnownBlocks, log: Callable[[], LogWriter], workers: int = WORKERS) -> None:
-        """`log` makes the log when the first changed block is found, so that no change costs no log."""
+    def __init__(
+        self, known: KnownBlocks, log: Callable[[], LogWriter], workers: int = WORKERS, *, hold: int = 0
+    ) -> None:
+        """`log` makes the log when the first changed block is found, so that no change costs no log.
+
+        hold: how many blocks small rounds may keep in memory until `finish`: then they only cost the reading
+        while the guest waits for the cut's end, or dirties what the next round will have to read.
+        """
         self._known = known
         self._log = log
         self._workers = workers
         self._seen = EMPTY
+        self._room = hold
+        self._held: list[list[tuple[DirtyBlocks, npt.NDArray[np.bool_], Content]]] = []
 
     def round(self, disk: Disk, dirty: DirtyBlocks, progress: Progress = nothing) -> None:
         """Add the dirty blocks of one round as `disk` has them now.
@@ -70,18 +78,34 @@ class Extractor:
         A block that an earlier round has put into the log is taken with the pages of both: in a log the
         newest row of a block stands alone.
         """
+        units = self._units(dirty)
+        if len(dirty.blocks) <= self._room:
+            self._room -= len(dirty.blocks)
+            content = empty_content(len(dirty.blocks))
+            progress(_read(disk, dirty, content))
+            parts = (content[at : at + UNIT_BLOCKS] for at in range(0, len(content), UNIT_BLOCKS))
+            self._held.append([(*unit, part) for unit, part in zip(units, parts, strict=True)])
+            return
+        self.finish()  # in a log, the later row of a block stands
+        self._run(disk, (partial(self._unit, unit, always, progress) for unit, always in units))
+
+    def finish(self) -> None:
+        """Add what rounds have kept in memory. Not needed after a scan."""
+        held, self._held = self._held, []
+        with ThreadPoolExecutor(self._workers) as pool:
+            for units in held:
+                for added in pool.map(lambda one: self._pack(*one), units):
+                    self._room += added
+
+    def _units(self, dirty: DirtyBlocks) -> list[tuple[DirtyBlocks, npt.NDArray[np.bool_]]]:
+        """A round in parts of UNIT_BLOCKS, and which blocks of each are in the log already."""
         seen, self._seen = self._seen, together(self._seen, dirty)
         earlier = masks_for(dirty.blocks, seen)
-        units = (
-            partial(
-                self._unit,
-                DirtyBlocks(dirty.blocks[part], (dirty.masks | earlier)[part]),
-                (earlier != 0)[part],
-                progress,
-            )
+        masks = dirty.masks | earlier
+        return [
+            (DirtyBlocks(dirty.blocks[part], masks[part]), (earlier != 0)[part])
             for part in (slice(at, at + UNIT_BLOCKS) for at in range(0, len(dirty.blocks), UNIT_BLOCKS))
-        )
-        self._run(disk, units)
+        ]
 
     def scan(self, disk: Disk, extent: Extent, progress: Progress = nothing) -> None:
         """Add the blocks of `extent` (whole blocks) that differ from what the replica has."""
@@ -113,14 +137,15 @@ class Extractor:
         self, dirty: DirtyBlocks, always: npt.NDArray[np.bool_], progress: Progress, worker: _Worker
     ) -> None:
         content = worker.content[: len(dirty.blocks)]
-        extents = block_extents(dirty.blocks, worker.disk.size)
-        amount = total(extents)
-        flat = content.reshape(-1).data
-        worker.disk.read_all(extents, flat[:amount])
-        flat[amount:] = bytes(len(flat) - amount)
+        amount = _read(worker.disk, dirty, content)
+        self._pack(dirty, always, content)
+        progress(amount)
+
+    def _pack(self, dirty: DirtyBlocks, always: npt.NDArray[np.bool_], content: Content) -> int:
+        """How many blocks these were."""
         for frame in pack(dirty.blocks, content, dirty.masks, self._known.lookup(dirty.blocks), always):
             self._log().append(frame.pages, frame.rows)
-        progress(amount)
+        return len(content)
 
     def _scan_span(self, span: Span, progress: Progress, worker: _Worker) -> None:
         dirty = every_block(span.offset // BLOCK, block_count(span.end))
@@ -131,6 +156,16 @@ class Extractor:
         if len(gone):
             self._log().append(memoryview(b""), zero_rows(gone))
         progress(span.length)
+
+
+def _read(disk: Disk, dirty: DirtyBlocks, content: Content) -> int:
+    """The blocks, whole, with zeros behind the end of the disk. How many bytes the disk had of them."""
+    extents = block_extents(dirty.blocks, disk.size)
+    amount = total(extents)
+    flat = content.reshape(-1).data
+    disk.read_all(extents, flat[:amount])
+    flat[amount:] = bytes(len(flat) - amount)
+    return amount
 
 
 def _settle(waiting: set[Future[None]], done: set[Future[None]]) -> set[Future[None]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-WORTH: Final = 4 << 20
+WORTH: Final = 1 << 20
 """Dirty bytes below which the cut alone is short enough."""
 
-MOST_ROUNDS: Final = 4
+MOST_ROUNDS: Final = 8
 SHRINK: Final = 0.7
 
 

@@ -47,6 +47,7 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
 
     scan: why all of it must be compared with the replica, or "". scanned: bytes that this scan has done.
     learned: the newest entry whose logs the known hashes include, or UNKNOWN.
+    round: the round of change tracking that holds all changes which are in no log yet; 0 if that is not known.
     """
 
     id: str
@@ -54,6 +55,7 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
     scan: str
     scanned: int
     learned: int
+    round: int = 0
 
     @property
     def scanning(self) -> bool:
@@ -63,6 +65,7 @@ class DiskBook(msgspec.Struct, frozen=True, kw_only=True):
 class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     """active: the round of change tracking since which nothing is in a log yet. committed: nonce of the
     newest record that is known to be committed. excluded: disks that are left out.
+    newest: the instant of the newest committed point. synced: when a record was last committed ("" for never).
     closing: ordinal of the entry that closes the scan which ran last, 0 if it is not made or is committed.
     taking_over: an operator let this agent have a replica that another one owns.
     resync: what an operator last said of a resynchronization that waits ("" nothing, "now", "cancelled").
@@ -80,6 +83,8 @@ class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     active: int
     committed: str
     excluded: tuple[str, ...]
+    newest: str
+    synced: str
     closing: int
     taking_over: bool
     resync: str

@@ -105,6 +105,7 @@ _OF_LOST: Final = {
     Lost.INCONSISTENT: Reason.HOST_CRASH,
     Lost.RESIZED: Reason.RESIZED,
     Lost.DETACHED: Reason.DETACHED,
+    Lost.REVERTED: Reason.REVERTED,
 }
 
 

@@ -45,9 +45,12 @@ ALTER TABLE relationship DROP COLUMN error;
 ALTER TABLE relationship ADD COLUMN connection TEXT NOT NULL DEFAULT '';
 ALTER TABLE relationship ADD COLUMN excluded TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE relationship ADD COLUMN taking_over INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE relationship ADD COLUMN newest TEXT NOT NULL DEFAULT '';
+ALTER TABLE relationship ADD COLUMN synced TEXT NOT NULL DEFAULT '';
 ALTER TABLE relationship ADD COLUMN closing INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE relationship ADD COLUMN resync TEXT NOT NULL DEFAULT '';
 """,
+    "ALTER TABLE disk ADD COLUMN round INTEGER NOT NULL DEFAULT 0;",
 )
 """Each brings the tables from the version of its place to the next (PRAGMA user_version)."""
 

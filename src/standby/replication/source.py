@@ -38,8 +38,14 @@ from standby.replication.statistics import DiskChange, change_of
 SCAN_LOG: Final = 512 << 20
 """Stored bytes after which a scan seals its log and commits its progress."""
 
+SCAN_READ: Final = 8 << 30
+"""Bytes read after which it does so however little it found: what a kill costs, and how long a pause takes."""
+
 SCAN_STEP: Final = 256 << 20
 """Bytes of the disk that are scanned between two looks at the log's size."""
+
+HELD_BLOCKS: Final = 1024
+"""Blocks of 64 KiB that a cycle's small rounds keep in memory, to hash and compress them once the cut is released."""
 
 _RECOVERED = failpoints.declare("source.recovered")
 _BEGUN = failpoints.declare("source.begun")
@@ -127,7 +133,11 @@ class Source:
         tracking = self._hypervisor.tracking(relationship.machine, relationship.id, self._books.scratch)
         with ExitStack() as stack:
             stack.callback(tracking.close)
-            found = tracking.recover(relationship.active, {disk.id: disk.size for disk in relationship.disks})
+            found = tracking.recover(
+                relationship.active,
+                {disk.id: disk.size for disk in relationship.disks},
+                {disk.id: disk.round for disk in relationship.disks if disk.round},
+            )
             _RECOVERED.reach()
             let_detached_go(
                 self._books, relationship, [disk for disk, why in found.items() if why is Lost.DETACHED]
@@ -146,7 +156,7 @@ class Source:
                 number = relationship.active + 1
                 tracking.begin(number, sorted(lost))
                 _BEGUN.reach()
-                self._books.set_active(self._id, number)
+                self._books.set_begun(self._id, sorted(lost), number)
                 _LOSS_NOTED.reach()
             stack.pop_all()
         self._tracking = tracking
@@ -158,7 +168,7 @@ class Source:
         progress: ScanProgress = no_progress,
         enough: Callable[[], bool] = lambda: False,
     ) -> Entry | None:
-        """Scan on from where the books say, until the log is full, the disk is done or it is enough (C4, C6).
+        """Scan on from where the books say, until the log is full, much is read or it is enough (C4, C6).
 
         Returns the entry with what differed, or None if nothing did.
         """
@@ -173,7 +183,12 @@ class Source:
                 stack.callback(log.abandon)
                 live = {one: stack.enter_context(closing(handle)) for one, handle in tracking.live().items()}
                 extractor = Extractor(known, log.writer, self._workers)
-                while at < disk.size and log.stored < SCAN_LOG and not enough():
+                while (
+                    at < disk.size
+                    and log.stored < SCAN_LOG
+                    and at - disk.scanned < SCAN_READ
+                    and not enough()
+                ):
                     end = min(at + SCAN_STEP, disk.size)
                     extractor.scan(
                         live[disk_id], Extent(at, end - at), lambda count: progress(disk_id, count)
@@ -211,8 +226,11 @@ class Source:
             with ExitStack() as stack:
                 for log in logs.values():
                     stack.callback(log.abandon)
+                hold = HELD_BLOCKS // len(relationship.disks)
                 extractors = {
-                    disk.id: Extractor(self._learning.known(disk), logs[disk.id].writer, self._workers)
+                    disk.id: Extractor(
+                        self._learning.known(disk), logs[disk.id].writer, self._workers, hold=hold
+                    )
                     for disk in relationship.disks
                 }
                 churn = dict.fromkeys(extractors, EMPTY)
@@ -229,6 +247,8 @@ class Source:
                     at, reached, note = cut.at, cut.consistency, cut.note
                 window = self._clock.monotonic() - opened
                 _RELEASED.reach()
+                for extractor in extractors.values():
+                    extractor.finish()
                 sealed = {disk_id: done for disk_id, log in logs.items() if (done := log.seal())}
             _SEALED.reach()
             entry = self._entry(

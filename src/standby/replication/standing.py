@@ -38,8 +38,8 @@ def facts(
     return Facts(
         state=State.PROTECTED if relationship.status.state is State.DELTA else relationship.status.state,
         before_pause=relationship.status.before_pause,
-        newest_point=found.newest,
-        last_sync=found.synced,
+        newest_point=datetime.fromisoformat(relationship.newest) if relationship.newest else None,
+        last_sync=datetime.fromisoformat(relationship.synced) if relationship.synced else None,
         statistics=statistics.rolled(found.history, now, policy.monitoring, tz).current,
         problems=tuple(_problem(one) for one in (relationship.send, relationship.capture) if one),
         disks={disk.id: _compared(disk, opens) for disk in scanned},

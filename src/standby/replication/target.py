@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import file_digest
 from pathlib import Path
 from typing import Final
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import Damaged
+from standby.errors import Damaged, ResyncRequired
 from standby.objects.base import ObjectMissing, ObjectStore
 from standby.replica.documents import DiskState, Record
 from standby.replica.format import block_count
@@ -28,6 +29,10 @@ _COMMITTED: Final = failpoints.declare("ship.committed")
 _NOTED: Final = failpoints.declare("ship.noted")
 _DELETED: Final = failpoints.declare("ship.deleted")
 _REFILLED: Final = failpoints.declare("target.refilled")
+
+
+class LogDamaged(ResyncRequired):
+    """A log that waited for the store is no longer what was sealed."""
 
 
 class Target:
@@ -124,13 +129,17 @@ class Target:
             self._books.set_learned(self._id, [disk.id], 0)
 
     def ship(self, entry: Entry) -> Record:
-        """Upload the entry's logs, commit its record, then forget it. Harmless to repeat."""
+        """Upload the entry's logs, commit its record, then forget it. Harmless to repeat.
+
+        Raises LogDamaged, before anything is sent, if one is not what was sealed; it is removed.
+        """
         if self._writer is None:
             raise AssertionError("attach() comes first")
         if (record := self._writer.committed(entry.nonce)) is not None:
             # It is committed, and the books could not be told.
             self._forget(entry)
             return record
+        self._refuse_damaged(entry)
         states = self._uploaded(self._writer, entry)
         _UPLOADED.reach()
         record = self._writer.commit(
@@ -166,10 +175,30 @@ class Target:
         """Forget the attachment: the next one takes a new epoch."""
         self._writer = None
 
+    def _refuse_damaged(self, entry: Entry) -> None:
+        """What lay here for days is not trusted: once committed, only a verification would find it."""
+        for disk in entry.disks:
+            for log in disk.logs:
+                path = Path(log.path)
+                try:
+                    with path.open("rb") as file:
+                        intact = file_digest(file, "sha256").hexdigest() == log.sha256
+                except FileNotFoundError:
+                    intact = False
+                if not intact:
+                    # Gone, it is found to be lost when the queue is looked through (source.py).
+                    path.unlink(missing_ok=True)
+                    raise LogDamaged(
+                        "a log that waited for the store is not what was sealed",
+                        subject=f"{self._books.get(self._id).machine}, disk {disk.id}, {log.path}",
+                        tried="nothing of it was sent; it is removed, and the disk is compared with the replica",
+                        hint="check the volume that it lay on, and who else writes there",
+                    )
+
     def _forget(self, entry: Entry) -> None:
         """W4."""
         with self._books.learning:
-            self._books.shipped(self._id, entry)
+            self._books.shipped(self._id, entry, self._clock.now().isoformat())
         _NOTED.reach()
         for disk in entry.disks:
             for log in disk.logs:
