@@ -80,7 +80,7 @@ def old(replica: Replica, tmp_path: Path) -> Old:
 
 @pytest.fixture
 def zygote(replica: Replica, old: Old, root: Path) -> Iterator[Zygote]:
-    disks = json.dumps([[disk.id, disk.path, disk.format] for disk in old.disks])
+    disks = json.dumps([[disk.id, disk.path, disk.format] for disk in reversed(old.disks)])
     zygote = Zygote(store=replica.root, root=root, old=disks)
     yield zygote
     zygote.close()
@@ -135,7 +135,7 @@ def test_killed_at_every_step_it_goes_on_to_the_old_disks(replica, root, zygote,
             live.mend(run, HOST)
             assert (run / "0.merged").exists()
             assert live_view.look(run, HOST).machine is MachineState.RUNNING
-            # And a machine that ends there starts on the old disk.
+            # A machine that ends there starts on that old disk: the one that was named first.
             live_view.machine(run, HOST).kill()
             live.resume(run, HOST)
             [line] = [one for one in processes(root) if one.startswith("qemu-system")]

@@ -188,14 +188,12 @@ class FailbackWork(Work):
         return so(self._row(FINAL).state is State.DONE)
 
     def _check_copy(self, record: Record) -> Copy:
-        copy = super()._check_copy(record)
         self._check_old(record)
-        # The old disks are told by their number; a point's disks may come in another order.
-        place = {disk.id: index for index, disk in enumerate(self._failback.old)}
-        return msgspec.structs.replace(copy, disks=tuple(sorted(copy.disks, key=lambda disk: place[disk.id])))
+        return super()._check_copy(record)
 
     def _image(self, index: int) -> DiskImage:
-        old = self._failback.old[index]
+        wanted = self._copy().disks[index].id
+        index, old = next((n, one) for n, one in enumerate(self._failback.old) if one.id == wanted)
         driver = Format(old.format).driver
         if merged_mark(self._run, index).exists():
             return DiskImage(Path(old.path), driver)
