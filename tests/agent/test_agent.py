@@ -12,6 +12,7 @@ from standby.agent.control import ask
 from standby.agent.requests import Done, Pause, Refused
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
+from standby.replica.keys import KeyFile
 from tests.cli.conftest import PROGRAM, standby
 from tests.hypervisor.processes import PAGE, Daemon
 from tests.hypervisor.processes import wait_for as wait_for_it
@@ -67,12 +68,15 @@ class Agent:
     def shown(self, name: str) -> dict[str, object]:
         return dict(self.vm("show", name).json)
 
-    def points(self, name: str):
-        return ReplicaLog.read(DirectoryStore(self.store), name).points
+    def log_of(self, name: str, key: KeyFile | None = None) -> ReplicaLog:
+        return ReplicaLog.read(DirectoryStore(self.store), name, key=key)
 
-    def caught_up(self, name: str) -> bool:
+    def points(self, name: str):
+        return self.log_of(name).points
+
+    def caught_up(self, name: str, key: KeyFile | None = None) -> bool:
         """Whether the newest point is the machine as it is."""
-        log = ReplicaLog.read(DirectoryStore(self.store), name)
+        log = self.log_of(name, key)
         if not log.points:
             return False
         content = now(self.daemons[name])
@@ -221,3 +225,39 @@ def test_a_state_directory_of_any_depth_has_a_control_socket(tmp_path):
     finally:
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_an_encrypted_replica_survives_restarts_and_a_change_of_keys(agent, tmp_path):
+    """The books remember where the key lies, never the key; the agent is told of a new one while it runs."""
+    old, new = KeyFile.new(tmp_path / "old"), KeyFile.new(tmp_path / "new")
+    daemon = agent.machine("a")
+    agent.start()
+    assert agent.protect("a", "--frequency", 1, "--key-file", old.path).status == 0
+    assert (agent.shown("a")["encrypted"], agent.shown("a")["key_file"]) == (True, str(old.path))
+    wait_for(lambda: agent.caught_up("a", old))
+    again = agent.protect("a", "--key-file", old.path)
+    assert again.status == 3
+
+    agent.stop(signal.SIGKILL)
+    write(daemon, "raw", 0, noise(PAGE, 2))
+    agent.start()
+    wait_for(lambda: agent.caught_up("a", old))
+
+    store = ["--key-file", old.path, "--new-key-file", new.path]
+    assert standby("key", "rotate", agent.store, "a", *store).status == 0
+    write(daemon, "raw", PAGE, noise(PAGE, 3))
+    wait_for(lambda: agent.caught_up("a", new))
+    refused = agent.vm("key", "a", old.path)
+    assert refused.status == 5, "the old key opens nothing any more"
+    told = agent.vm("key", "a", new.path)
+    assert told.status == 0, told.err
+    agent.stop()
+    agent.start()
+    write(daemon, "raw", 2 * PAGE, noise(PAGE, 4))
+    wait_for(lambda: agent.caught_up("a", new))
+    agent.stop()
+    secrets = [path.read_bytes() for path in (old.path, new.path)]
+    for path in (*agent.state.rglob("*"), agent.log):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [one for one in secrets if one in content or one.hex().encode() in content], path

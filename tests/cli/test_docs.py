@@ -15,7 +15,9 @@ from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
 from tests.cli import reference
 
-NAMED = re.compile(r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover) [a-z-]+|demo[-a-z]*))", re.MULTILINE)
+NAMED = re.compile(
+    r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover|key|agent) [a-z-]+|demo[-a-z]*))", re.MULTILINE
+)
 ROOT = reference.DOC.parents[1]
 
 

@@ -18,6 +18,7 @@ from standby.replica import boot
 from standby.replica.documents import Head
 from standby.replica.format import BLOCK, HEADER_SIZE
 from standby.replica.journal import Place, ReplicaLog, read_head
+from standby.replica.keys import KeyFile
 from standby.replica.writer import Writer, attach, create
 from tests.support.replicas import REPLICA, FixedClock, ModelDisk, commit_point, new_id
 
@@ -26,16 +27,17 @@ HOST = QemuHost(accelerator="tcg")
 
 
 class Replica:
-    """A replica in a directory store, whose disks' true content is known."""
+    """A replica in a directory store, whose disks' true content is known. key: it is encrypted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: KeyFile | None = None) -> None:
+        self.key = key
         self.root = folder / "store"
         self.spool = folder / "spool"
         self.spool.mkdir()
         self.store = DirectoryStore(self.root, create=True)
-        create(self.store, NAME, replica=REPLICA, origin="host-a", clock=FixedClock())
+        create(self.store, NAME, replica=REPLICA, origin="host-a", clock=FixedClock(), key=key)
         self.writer: Writer = attach(
-            self.store, NAME, owner="agent@host-a", clock=FixedClock(), new_id=new_id
+            self.store, NAME, owner="agent@host-a", clock=FixedClock(), new_id=new_id, key=key
         )
 
     @property
@@ -43,7 +45,7 @@ class Replica:
         return read_head(Place(self.store, NAME))[0]
 
     def log(self) -> ReplicaLog:
-        return ReplicaLog.read(self.store, NAME)
+        return ReplicaLog.read(self.store, NAME, key=self.key)
 
     def commit(self, *disks: ModelDisk) -> int:
         """The point's number."""
@@ -53,7 +55,7 @@ class Replica:
         self, machine: MachineDescription, files: Mapping[BootRole, Path], *disks: ModelDisk
     ) -> int:
         """A point that describes a machine, which boots from the files and the disks."""
-        boot.put(Place(self.store, NAME), machine.boot_files, files)
+        boot.put(Place(self.store, NAME, self.key), machine.boot_files, files)
         return commit_point(self.writer, list(disks), self.spool, machine=machine).seq
 
     def damage(self, disk: str, into: int = 3 * BLOCK + 100) -> None:
@@ -99,8 +101,12 @@ class ReadOnly:
 
 
 @pytest.fixture
-def replica(tmp_path: Path) -> Replica:
-    return Replica(tmp_path)
+def replica(request, tmp_path: Path) -> Replica:
+    """Encrypted for tests that ask for it: `encrypted_replica`."""
+    return Replica(tmp_path, KeyFile.new(tmp_path / "key") if hasattr(request, "param") else None)
+
+
+encrypted_replica = pytest.mark.parametrize("replica", ["encrypted"], indirect=True)
 
 
 @pytest.fixture
@@ -112,6 +118,7 @@ def root() -> Iterator[Path]:
         if run_directory.read_order(run, RunOrder).kind == "test":
             failover.clean_up(run, HOST)
         else:
-            (run / COMMITTED).unlink(missing_ok=True)
+            for mark in (COMMITTED, "merging"):
+                (run / mark).unlink(missing_ok=True)
             live.cancel(run, HOST)
     shutil.rmtree(folder)

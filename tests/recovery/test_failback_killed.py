@@ -19,7 +19,7 @@ from standby.recovery.split_brain import SourceUnknown
 from standby.replica.documents import DiskState
 from standby.replica.format import BLOCK
 from standby.replica.writer import Draft
-from tests.recovery.conftest import HOST, Replica
+from tests.recovery.conftest import HOST, Replica, encrypted_replica
 from tests.recovery.killed import DONE, KILLED, Zygote
 from tests.recovery.machines import SIZE, assert_nothing_left, bootless, processes
 from tests.support.replicas import ModelDisk, new_id
@@ -70,7 +70,9 @@ class Old:
         return [Path(disk.path).read_bytes() for disk in self.disks] == self.wanted
 
     def request(self) -> failback.Request:
-        return failback.Request(str(self.replica.root), "web", self.disks, boot_limit=None)
+        return failback.Request(
+            str(self.replica.root), "web", self.disks, boot_limit=None, key=self.replica.key
+        )
 
 
 @pytest.fixture
@@ -201,6 +203,17 @@ def test_disks_that_are_not_those_of_the_point_are_refused_all_at_once(replica, 
         failback.start(old.request()._replace(old=gone), root, HOST)
     assert_nothing_left(replica, root)
     assert old.untouched
+
+
+@encrypted_replica
+def test_an_encrypted_replica_is_failed_back_to(root, old):
+    waiting = failback.start(old.request(), root, HOST)
+    assert waiting.journal.row("compare").facts["fetched"] == 3 * BLOCK, "hashes are keyed, and still compare"
+    done = failback.complete(waiting.run, HOST, confirmed=True)
+    assert failback.commit(done.run, HOST).phase is Phase.COMMITTED
+    live_view.machine(done.run, HOST).kill()
+    assert old.brought
+    live.clean_up(done.run, HOST, lose=True)
 
 
 def test_its_point_is_the_newest_and_stays_so(root, old):

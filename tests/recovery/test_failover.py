@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from standby.recovery.prerequisites import NotReady, PointNotBootable
 from standby.recovery.run_directory import NoRecovery, RecoveryBusy
 from standby.recovery.steps import State, StepFailed
 from standby.replica.format import BLOCK
-from tests.recovery.conftest import HOST, ReadOnly, Replica
+from standby.replica.keys import KeyMissing
+from tests.recovery.conftest import HOST, ReadOnly, Replica, encrypted_replica
 from tests.recovery.machines import SIZE, assert_nothing_left, bootless, processes
 from tests.support.replicas import ModelDisk
 
@@ -97,6 +99,37 @@ def test_a_killed_server_is_told_and_mended(replica, root, tmp_path):
     assert failover.mend(found.run) == ["disk1"]
     assert failover.look(found.run, HOST).problems == ()
     assert failover.mend(found.run) == []
+
+
+@encrypted_replica
+def test_the_key_of_an_encrypted_replica_lies_in_its_run_directory_and_nowhere_else(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    with pytest.raises(KeyMissing, match="--key-file"):
+        failover.start(request(replica), root, HOST)
+    assert failover.list_tests(root, HOST) == []
+    found = failover.start(request(replica, key=replica.key), root, HOST)
+    kept = found.run / "key"
+    secret = kept.read_bytes()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(found.run.stat().st_mode) == 0o700
+    words = [secret, secret.hex().encode(), replica.key.path.read_bytes()]
+    others = [path for path in found.run.rglob("*") if path.is_file() and path != kept]
+    seen = [path.read_bytes() for path in others]
+    for source in failover.sources(found.run):
+        process = Path(f"/proc/{serving.process_of(source).pid}")
+        seen += [(process / "cmdline").read_bytes(), (process / "environ").read_bytes()]
+    assert seen
+    assert not [word for word in words for text in seen if word in text]
+    victim = failover.sources(found.run)[0]
+    assert serving.process_of(victim).kill(str(victim.socket), 10)
+    assert failover.mend(found.run) == ["disk0"]
+    disk = NbdDisk(victim.socket, "")
+    content = bytearray(BLOCK)
+    disk.read(0, memoryview(content))
+    disk.close()
+    assert content == bytes([1]) * BLOCK
+    failover.clean_up(found.run, HOST)
+    assert_nothing_left(replica, root)
 
 
 def test_damage_that_the_machine_meets_is_told_by_block(replica, root, tmp_path):

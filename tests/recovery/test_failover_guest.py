@@ -14,7 +14,7 @@ from standby.recovery import failover, serving
 from standby.recovery.failover import Phase, Request
 from standby.replica.format import BLOCK, PAGE
 from tests.guest.conftest import BOOT_LIMIT, raw_guest  # noqa: F401 - a fixture
-from tests.recovery.conftest import HOST, Replica
+from tests.recovery.conftest import HOST, Replica, encrypted_replica
 from tests.recovery.machines import assert_nothing_left
 from tests.support.replicas import ModelDisk
 
@@ -52,13 +52,14 @@ def protected(raw_guest: Guest, replica: Replica) -> int:  # noqa: F811
     return seq
 
 
+@encrypted_replica
 def test_a_guest_boots_from_its_replica_and_survives_a_server_that_dies(
     raw_guest: Guest,  # noqa: F811
     replica: Replica,
     root: Path,
     protected: int,
 ):
-    request = Request(str(replica.root), "web", point=str(protected), boot_limit=BOOT_LIMIT)
+    request = Request(str(replica.root), "web", point=str(protected), boot_limit=BOOT_LIMIT, key=replica.key)
     test = failover.start(request, root, HOST)
     assert (test.phase, test.seq, test.held, test.problems) == (Phase.RUNNING, protected, True, ())
     assert 0 < test.times.first_instruction < test.times.agent < BOOT_LIMIT

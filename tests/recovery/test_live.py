@@ -24,9 +24,10 @@ from standby.recovery.prerequisites import NotReady
 from standby.recovery.split_brain import SourceRuns, SourceUnknown
 from standby.recovery.steps import State
 from standby.replica.format import BLOCK
+from standby.replica.keys import KeyMissing
 from standby.replica.writer import Draft, attach
 from tests.hypervisor.processes import contents, wait_for
-from tests.recovery.conftest import HOST, ReadOnly, Replica
+from tests.recovery.conftest import HOST, ReadOnly, Replica, encrypted_replica
 from tests.recovery.machines import SIZE, assert_nothing_left, bootless
 from tests.support.replicas import FixedClock, ModelDisk, commit_point, new_id
 
@@ -336,6 +337,20 @@ def test_a_damaged_block_ends_the_fetching_and_not_the_machine(replica, root, tm
     shown = live_view.look(found.run, HOST)
     assert shown.machine is MachineState.RUNNING
     assert shown.whole == ("disk0",)
+    live.cancel(found.run, HOST)
+    assert_nothing_left(replica, root)
+
+
+@encrypted_replica
+def test_an_encrypted_replica_fails_over_with_its_key_only(replica, root, tmp_path):
+    bootless(replica, tmp_path)
+    with pytest.raises(KeyMissing, match="--key-file"):
+        live.start(request(replica), root, HOST)
+    assert list(root.glob("*")) == []
+    found = live.start(request(replica, key=replica.key), root, HOST)
+    assert hydrate.hydrate(found.run, HOST).whole == ("disk0", "disk1")
+    live_view.machine(found.run, HOST).kill()
+    assert live.resume(found.run, HOST).machine is MachineState.RUNNING
     live.cancel(found.run, HOST)
     assert_nothing_left(replica, root)
 

@@ -17,6 +17,7 @@ from standby.objects.directory import DirectoryStore
 from standby.replica.documents import decode_record, encode
 from standby.replica.format import BLOCK, PAGE
 from standby.replica.journal import ChainBroken, Place, ReplicaLog, add_hold, drop_hold
+from standby.replica.keys import Key
 from standby.replica.merge import floor_only, merge
 from standby.replica.merge_plan import AT_ONCE, Range
 from standby.replica.sweep import sweep
@@ -28,9 +29,9 @@ from tests.support.replicas import REPLICA, FixedClock, ModelDisk, commit_point,
 SIZE = 5 * BLOCK + 3 * PAGE + 512
 
 
-def opened(store) -> dict[int, dict[str, bytes]]:
+def opened(store, key=None) -> dict[int, dict[str, bytes]]:
     """Every point's disks, read as a whole; each block is compared with its hash on the way."""
-    log = ReplicaLog.read(store, "web")
+    log = ReplicaLog.read(store, "web", key=key)
     return {
         point.seq: {
             disk.id: read_whole(log.image(point.seq, disk.id).read, disk.size) for disk in point.disks
@@ -42,18 +43,21 @@ def opened(store) -> dict[int, dict[str, bytes]]:
 class Replica:
     """A replica `web` whose every point's content is known."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: Key | None = None) -> None:
+        self.key = key
         self.store = DirectoryStore(folder / "store", create=True)
         self.spool = folder / "spool"
         self.spool.mkdir()
         self.scratch = folder / "scratch"
         self.scratch.mkdir()
         self.truth: dict[int, dict[str, bytes]] = {}
-        create(self.store, "web", replica=REPLICA, origin="host-a", clock=FixedClock())
+        create(self.store, "web", replica=REPLICA, origin="host-a", clock=FixedClock(), key=key)
         self.attach()
 
     def attach(self) -> None:
-        self.writer = attach(self.store, "web", owner="agent", clock=FixedClock(), new_id=new_id)
+        self.writer = attach(
+            self.store, "web", owner="agent", clock=FixedClock(), new_id=new_id, key=self.key
+        )
 
     def point(self, *disks: ModelDisk) -> int:
         seq = commit_point(self.writer, list(disks), self.spool).seq
@@ -65,14 +69,14 @@ class Replica:
         store = options.pop("store", self.store)
         wanted = keep if callable(keep) else lambda log: set(keep)
         options.setdefault("scratch", self.scratch)
-        return merge(store, "web", wanted, **options)
+        return merge(store, "web", wanted, key=self.key, **options)
 
     def check(self, stays: set[int] | None = None) -> None:
-        found = opened(self.store)
+        found = opened(self.store, self.key)
         assert found == {seq: self.truth[seq] for seq in found}
         if stays is not None:
             assert set(found) == stays
-        log = ReplicaLog.read(self.store, "web")
+        log = ReplicaLog.read(self.store, "web", key=self.key)
         assert verify_logs(log).findings == ()
         for point in log.points:
             assert verify_point(log, point).findings == ()

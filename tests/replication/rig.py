@@ -11,6 +11,7 @@ from standby.clock import Clock, SystemClock
 from standby.objects.base import ObjectStore
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
+from standby.replica.keys import KeyFile
 from standby.replication.books import Books
 from standby.replication.decide import SourceAction, TargetAction
 from standby.replication.enable import Request, enable
@@ -73,8 +74,10 @@ class Rig:
         name: str = "agent",
         spool: Path | None = None,
         clock: Clock | None = None,
+        key: KeyFile | None = None,
     ) -> None:
         self.folder = folder
+        self.key = key
         self.hypervisor = hypervisor
         self.store = store or DirectoryStore(folder / "store", create=True)
         self.spool = spool or folder / "spool"
@@ -87,7 +90,8 @@ class Rig:
     def enable(self, **request) -> None:
         """Enable protection unless it is, and make the engine."""
         if not self.books.relationships() or self.books.relationships()[0].status.state is State.NEW:
-            wanted = Request("vm", "vm", Policy(frequency=1, reserve=0), spool=str(self.spool), **request)
+            request = {"spool": str(self.spool), "key": self.key} | request
+            wanted = Request("vm", "vm", Policy(frequency=1, reserve=0), **request)
             enable(wanted, self.books, self.hypervisor, self.store, "host-a", self.clock)
         self.id = self.books.relationships()[0].id
         self.source = Source(
@@ -127,13 +131,17 @@ class Rig:
                 return
         raise AssertionError("there is always something to do")
 
+    def log(self) -> ReplicaLog:
+        return ReplicaLog.read(self.store, "vm", key=self.key)
+
     def images(self, seq: int | None = None) -> dict[str, bytearray]:
         """Every disk's content as at a point (the newest)."""
-        log = ReplicaLog.read(self.store, "vm")
+        log = self.log()
         record = log.point(str(seq) if seq else "newest")
         return {disk.id: contents(log.image(record.seq, disk.id)) for disk in record.disks}
 
     def close(self) -> None:
         if self.engine:
             self.engine.close()
+            self.engine = None
         self.books.close()

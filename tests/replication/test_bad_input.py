@@ -18,10 +18,11 @@ from standby.replica.merge import floor_only, merge
 from standby.replica.merge_plan import AT_ONCE
 from standby.replica.sweep import sweep
 from standby.replica.writer import attach
-from standby.replication.books import UNKNOWN, Books, BooksUnwritable
+from standby.replication.books import Books, BooksUnwritable
 from standby.replication.decide import TargetAction
 from standby.replication.enable import NotReady, take_over
 from standby.replication.known import KnownLost
+from standby.replication.relationship import UNKNOWN
 from standby.replication.states import State
 from tests.hypervisor.processes import FORMATS, PAGE, Daemon, StandInAgent, Writer, assert_one_instant
 from tests.replication.rig import Rig, SettableClock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from standby.replica.journal import ReplicaLog
+from standby.replica.keys import KeyFile
 from standby.replica.verify import verify_logs, verify_point
 from standby.replication.policy import Policy
 from standby.replication.states import State
@@ -21,9 +21,10 @@ def daemon(tmp_path):
     daemon.stop()
 
 
-@pytest.fixture
-def rig(tmp_path, daemon):
-    rig = Rig(tmp_path, daemon.hypervisor())
+@pytest.fixture(params=["plain", "encrypted"])
+def rig(request, tmp_path, daemon):
+    key = KeyFile.new(tmp_path / "key") if request.param == "encrypted" else None
+    rig = Rig(tmp_path, daemon.hypervisor(), key=key)
     yield rig
     rig.close()
 
@@ -36,7 +37,8 @@ def test_points_of_a_written_machine_are_each_one_instant(rig, daemon):
             writer.more()
             rig.point()
         writer.more()
-    log = ReplicaLog.read(rig.store, "vm")
+    log = rig.log()
+    assert log.head.encrypted is (rig.key is not None)
     counts = [assert_one_instant(writer, rig.images(point.seq)) for point in log.points]
     assert counts == sorted(set(counts))
     assert len(counts) == 5

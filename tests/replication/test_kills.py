@@ -13,6 +13,7 @@ import pytest
 
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
+from standby.replica.keys import KeyFile
 from standby.replica.verify import verify_logs, verify_point
 from tests.hypervisor.processes import FORMATS, PAGE, SIZE, Daemon, StandInAgent, Writer, stamp
 
@@ -64,7 +65,9 @@ def machine(tmp_path):
 def check(folder: Path, daemon: Daemon, writer: Writer) -> int:
     """Every acknowledged point is there; every point is one instant; nothing is left over. How many points."""
     assert writer.error is None
-    log = ReplicaLog.read(DirectoryStore(folder / "store"), "vm")
+    key = KeyFile(folder / "key") if (folder / "key").exists() else None
+    log = ReplicaLog.read(DirectoryStore(folder / "store"), "vm", key=key)
+    assert log.head.encrypted is (key is not None)
     there = {(record.seq, record.nonce) for record in log.records}
     for line in (folder / "acknowledged").read_text().splitlines():
         seq, nonce = line.split()
@@ -119,7 +122,9 @@ def in_order(failpoints: list[str]) -> list[str]:
 
 
 def test_an_agent_is_killed_at_every_named_step(tmp_path, machine):
+    """Of an encrypted replica; at random steps it is of another."""
     daemon, writer, agents = machine
+    KeyFile.new(tmp_path / "key")
     missed = []
     for failpoint in in_order(agents.failpoints):
         status = agents.live(f"{failpoint}=kill", application=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from standby import failpoints
 from standby.hypervisor.base import Consistency
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
+from standby.replica.keys import KeyFile
 from standby.replication import precopy, source
 from standby.replication.states import State
 from tests.hypervisor.processes import SMALL
@@ -59,7 +60,8 @@ def agent(folder: Path, machine: QemuMachine, order: dict[str, object]) -> None:
     precopy.WORTH = 1
     precopy.MOST_ROUNDS = 1
     failpoints.arm(str(order["failpoint"]))
-    rig = Rig(folder, QemuHypervisor({"vm": machine}, limits=SMALL))
+    key = KeyFile(folder / "key") if (folder / "key").exists() else None
+    rig = Rig(folder, QemuHypervisor({"vm": machine}, limits=SMALL), key=key)
     rig.seen = Witness(folder)
     rig.enable()
     rig.until(lambda: rig.state is State.PROTECTED)

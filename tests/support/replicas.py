@@ -12,8 +12,17 @@ import numpy as np
 
 from standby.block.extent import Extent
 from standby.records import MachineDescription
+from standby.replica.cipher import Cipher
 from standby.replica.documents import DiskState, Record
-from standby.replica.format import BLOCK, PAGE, PAGES_PER_BLOCK, ZERO_BLOCK_HASH, LogHeader
+from standby.replica.format import (
+    BLOCK,
+    PAGE,
+    PAGES_PER_BLOCK,
+    ZERO_BLOCK_HASH,
+    BlockHash,
+    LogHeader,
+    block_hash,
+)
 from standby.replica.log import LogWriter, SealedLog
 from standby.replica.pack import Masks, pack
 from standby.replica.writer import Draft, Writer
@@ -63,20 +72,22 @@ class ModelDisk:
             block = page // PAGES_PER_BLOCK
             self.dirty[block] = self.dirty.get(block, 0) | 1 << page % PAGES_PER_BLOCK
 
-    def log(self, path: Path, *, replica: UUID = REPLICA) -> SealedLog:
+    def log(self, path: Path, *, replica: UUID = REPLICA, cipher: Cipher | None = None) -> SealedLog:
         """A sealed log of everything written since the last call."""
-        writer = LogWriter(path, LogHeader(replica, new_log_id(), self.id, self.size))
-        append_changes(writer, self.content, self.dirty)
+        writer = LogWriter(path, LogHeader(replica, new_log_id(), self.id, self.size), cipher)
+        append_changes(writer, self.content, self.dirty, cipher.block_hash if cipher else block_hash)
         self.dirty = {}
         return writer.seal()
 
 
-def append_changes(writer: LogWriter, content: bytearray, dirty: Mapping[int, int]) -> None:
+def append_changes(
+    writer: LogWriter, content: bytearray, dirty: Mapping[int, int], hashed: BlockHash = block_hash
+) -> None:
     blocks = np.array(sorted(dirty), np.uint32)
     masks: Masks = np.array([dirty[block] for block in sorted(dirty)], np.uint16)
     whole = np.frombuffer(bytes(content), np.uint8).reshape(-1, BLOCK)
     known = np.full(len(blocks), np.void(ZERO_BLOCK_HASH), "V16")
-    for frame in pack(blocks, whole[blocks], masks, known, np.ones(len(blocks), bool)):
+    for frame in pack(blocks, whole[blocks], masks, known, np.ones(len(blocks), bool), hashed):
         writer.append(frame.pages, frame.rows)
 
 
@@ -93,7 +104,12 @@ def commit_point(
     for disk in disks:
         logs = ()
         if disk.dirty:
-            logs = (writer.upload(disk.log(spool / f"{next(_counter)}.hrl", replica=writer.head.replica)),)
+            sealed = disk.log(
+                spool / f"{next(_counter)}.hrl",
+                replica=writer.head.replica,
+                cipher=writer.place.cipher(writer.head),
+            )
+            logs = (writer.upload(sealed),)
         states.append(DiskState(id=disk.id, size=disk.size, logs=logs))
     return writer.commit(
         Draft(

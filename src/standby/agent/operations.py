@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatchmethod
+from pathlib import Path
 
 from standby.agent import requests
 from standby.agent.engines import Engines, reach
@@ -13,12 +14,14 @@ from standby.agent.requests import Answer, Done, OfMachine, Refused, Request
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
 from standby.records import Finding
+from standby.replica.keys import remembered
 from standby.replication import enable
 from standby.replication.books import Books, find
 from standby.replication.disable import disable
 from standby.replication.engine import Engine
 from standby.replication.policy import Measured, findings
 from standby.replication.states import State
+from standby.replication.unlock import set_key_file
 
 
 class Operations:
@@ -73,6 +76,7 @@ class Operations:
                 excluded=request.excluded,
                 take_over=request.take_over,
                 connection=request.connection,
+                key=remembered(request.key_file),
             ),
             self._books,
             reach(request.machine, request.connection),
@@ -197,6 +201,16 @@ class Operations:
         self._engines.end(relationship.id)
         self._books.set_connection(relationship.id, request.connection)
         self._engines.begin(self._books.get(relationship.id))
+        return Done()
+
+    @do.register
+    def _(self, request: requests.SetKeyFile) -> Done:
+        relationship = find(self._books, request.machine)
+        set_key_file(
+            self._books, relationship, self._engines.store(relationship.store), Path(request.key_file)
+        )
+        with self._engine(request) as engine:
+            engine.retry_now()
         return Done()
 
     @do.register

@@ -31,7 +31,7 @@ class OfMachine(Request, frozen=True, kw_only=True):
 
 
 class Protect(OfMachine, frozen=True, kw_only=True):
-    """store: its address. replica: its name there. spool: "" for beside the disks."""
+    """store: its address. replica: its name there. spool: "" for beside the disks. key_file: "" for not encrypted."""
 
     connection: Connection
     store: str
@@ -40,6 +40,7 @@ class Protect(OfMachine, frozen=True, kw_only=True):
     spool: str = ""
     excluded: tuple[str, ...] = ()
     take_over: bool = False
+    key_file: str = ""
 
 
 class Unprotect(OfMachine, frozen=True, kw_only=True):
@@ -90,6 +91,12 @@ class SetConnection(OfMachine, frozen=True, kw_only=True):
     connection: Connection
 
 
+class SetKeyFile(OfMachine, frozen=True, kw_only=True):
+    """Where the key of its encrypted replica lies from now on."""
+
+    key_file: str
+
+
 class SetBandwidth(Request, frozen=True, kw_only=True):
     """Of the host: all its machines together."""
 
@@ -109,6 +116,7 @@ AnyRequest = (
     | TakeIn
     | SetPolicy
     | SetConnection
+    | SetKeyFile
     | SetBandwidth
 )
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from standby.cli import agent, failover, failure, replica, store, vm
+from standby.cli import agent, failover, failure, key, replica, store, vm
 from standby.cli.demo import demo, demo_end
 from standby.cli.help import Group
 from standby.cli.output import say, stderr
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(replica.app, name="replica", help="Replicas in a store: list, verify, restore, serve, release.")
 app.add_typer(store.app, name="store", help="Stores: where replicas are kept.")
+app.add_typer(key.app, name="key", help="Keys of encrypted replicas.")
 app.command()(demo)
 app.command(name="demo-end")(demo_end)
 app.add_typer(failover.app, name="failover", help="Machines started from their replicas.")

@@ -22,6 +22,7 @@ from standby.cli.failover_show import (
     tell,
 )
 from standby.cli.help import Group
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.machine import show_findings
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import duration
@@ -42,11 +43,13 @@ def start_test(
     state: State = None,
     no_agent: NoAgent = False,
     boot_limit: BootLimit = 300.0,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Boot a point straight from the store, isolated from every network, beside whatever runs."""
     root = made(root_of(state, TESTS))
-    request = Request(store, replica, point, None if no_agent else boot_limit)
+    request = Request(store, replica, point, None if no_agent else boot_limit, key_of(key_file, passphrase))
     started = failover.start(request, root, QemuHost(), told=None if json else tell)
     _show(started, json)
 

@@ -10,6 +10,7 @@ import typer
 from standby.block.images import Format
 from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, network_of
 from standby.cli.failover_show import FAILOVERS, RunDirectory, root_of, show_live, tell
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json
 from standby.cli.reading import ReplicaName, StoreAddress
 from standby.cli.state import State, made
@@ -34,6 +35,7 @@ def reverse(
             help=f"Between two points: {', '.join(map(str, FREQUENCIES))} [default: 30].",
         ),
     ] = None,
+    key_file: KeyFileOption = None,
     state: State = None,
     json: Json = False,
 ) -> None:
@@ -52,6 +54,7 @@ def reverse(
         replica=found.replica,
         frequency=frequency,
         take_over=True,
+        key_file=key_file,
         state=state,
         json=json,
     )
@@ -72,6 +75,8 @@ def failback(
     state: State = None,
     no_agent: NoAgent = False,
     boot_limit: BootLimit = 300.0,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Bring a machine's old disks to its newest point, fetching only what differs, into overlays on them.
@@ -80,7 +85,13 @@ def failback(
     """
     kind, bridge = network_of(network)
     request = failing_back.Request(
-        store, replica, [_old(one) for one in disk], None if no_agent else boot_limit, kind, bridge
+        store,
+        replica,
+        [_old(one) for one in disk],
+        None if no_agent else boot_limit,
+        kind,
+        bridge,
+        key_of(key_file, passphrase),
     )
     root = made(root_of(state, FAILOVERS))
     show_live(failing_back.start(request, root, QemuHost(), told=None if json else tell), json)

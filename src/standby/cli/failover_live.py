@@ -19,6 +19,7 @@ from standby.cli.failover_show import (
     show_live,
     tell,
 )
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, print_json, progress, say, stderr, stdout
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
@@ -63,6 +64,8 @@ def unplanned(
     state: State = None,
     no_agent: NoAgent = False,
     boot_limit: BootLimit = 300.0,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Start a point's machine in the place of its source, and fence the source's log.
@@ -79,6 +82,7 @@ def unplanned(
         bridge,
         source_qmp,
         source_down,
+        key_of(key_file, passphrase),
     )
     root = made(root_of(state, FAILOVERS))
     show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)

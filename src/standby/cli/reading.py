@@ -14,6 +14,7 @@ from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.replica.documents import DiskState, Head, Record, decode_record
 from standby.replica.journal import Place, ReplicaLog, newest_machine, read_head
+from standby.replica.keys import Key
 
 StoreAddress = Annotated[
     str, typer.Argument(metavar="STORE", help="A directory, s3://BUCKET/PREFIX or az://CONTAINER/PREFIX.")
@@ -40,16 +41,17 @@ class Chosen(NamedTuple):
         return f"{self.log.place.name}, point {self.record.seq}"
 
 
-def choose(address: str, replica: str, point: str) -> Chosen:
-    """Raises InvalidRequest naming what there is, and the next command."""
+def choose(address: str, replica: str, point: str, key: Key | None) -> Chosen:
+    """To read what is in the point. Raises InvalidRequest naming what there is, and the next command; KeyMissing."""
     store = open_store(address)
     # Damage behind the point that was asked for must not keep anyone from it.
     upto = int(point) if point.isdecimal() else None
-    log = ReplicaLog.read(store, replica, upto=upto)
+    log = ReplicaLog.read(store, replica, upto=upto, key=key)
+    log.cipher()
     try:
         return Chosen(log, log.point(point))
     except InvalidRequest as error:
-        whole = log if upto is None else ReplicaLog.read(store, replica)
+        whole = log if upto is None else log.again()
         if not whole.points:
             raise
         hint = f"choose one of {_numbers(whole)}" if upto is not None or not _word(point) else error.hint

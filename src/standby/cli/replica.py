@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import typer
 
 from standby.cli import results
 from standby.cli.help import Group
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_bytes
@@ -21,16 +23,23 @@ from standby.errors import Damaged, StandbyError
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.replica.journal import ReplicaLog, newest_machine, replica_names
+from standby.replica.keys import Key, NotEncrypted, WrongKey
 from standby.replica.plan import needed_logs
 
 app = typer.Typer(cls=Group)
 
 
 @app.command("list")
-def list_replicas(store: StoreAddress, json: Json = False) -> None:
+def list_replicas(
+    store: StoreAddress,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
+    json: Json = False,
+) -> None:
     """List the replicas in a store."""
     opened = open_store(store)
-    found = [_summary(opened, name) for name in replica_names(opened)]
+    key = key_of(key_file, passphrase)
+    found = [_summary(opened, name, key) for name in replica_names(opened)]
     if json:
         print_json(found)
     elif not found:
@@ -42,9 +51,15 @@ def list_replicas(store: StoreAddress, json: Json = False) -> None:
 
 
 @app.command()
-def points(store: StoreAddress, replica: ReplicaName, json: Json = False) -> None:
+def points(
+    store: StoreAddress,
+    replica: ReplicaName,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
+    json: Json = False,
+) -> None:
     """List a replica's recovery points, oldest first."""
-    log = ReplicaLog.read(open_store(store), replica)
+    log = ReplicaLog.read(open_store(store), replica, key=key_of(key_file, passphrase))
     found = [results.Point.of(record) for record in log.points]
     if json:
         print_json(found)
@@ -83,9 +98,15 @@ def points(store: StoreAddress, replica: ReplicaName, json: Json = False) -> Non
 
 
 @app.command()
-def show(store: StoreAddress, replica: ReplicaName, json: Json = False) -> None:
+def show(
+    store: StoreAddress,
+    replica: ReplicaName,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
+    json: Json = False,
+) -> None:
     """Show a replica: owner, points, machine, disks, size in the store."""
-    log = ReplicaLog.read(open_store(store), replica)
+    log = ReplicaLog.read(open_store(store), replica, key=key_of(key_file, passphrase))
     detail = _detail(log)
     if json:
         print_json(detail)
@@ -106,9 +127,9 @@ app.command()(holds)
 app.command()(release)
 
 
-def _summary(store: ObjectStore, name: str) -> results.Replica:
+def _summary(store: ObjectStore, name: str, key: Key | None) -> results.Replica:
     try:
-        log = ReplicaLog.read(store, name)
+        log = _read(store, name, key)
     except StandbyError as error:
         # One replica that is damaged must not hide the others.
         return results.Replica(replica=name, problem=f"{error.subject}: {error.cause}")
@@ -123,7 +144,16 @@ def _summary(store: ObjectStore, name: str) -> results.Replica:
         disks=len(newest.disks) if newest else 0,
         disk_bytes=sum(disk.size for disk in newest.disks) if newest else 0,
         stored=stored_bytes(store, name),
+        encrypted=log.head.encrypted,
     )
+
+
+def _read(store: ObjectStore, name: str, key: Key | None) -> ReplicaLog:
+    """A store may hold replicas of many keys, and of none; what can be listed without the key is."""
+    try:
+        return ReplicaLog.read(store, name, key=key)
+    except (NotEncrypted, WrongKey):
+        return ReplicaLog.read(store, name)
 
 
 def _print_summaries(found: list[results.Replica]) -> None:
@@ -200,7 +230,13 @@ def _detail(log: ReplicaLog) -> results.ReplicaDetail:
             for disk in (last.disks if last else ())
         ),
         holds=tuple(results.Hold.of(hold) for hold in head.holds),
+        keys=tuple(results.ReplicaKey.of(one) for one in head.wrapped),
     )
+
+
+def _opened_by(keys: Sequence[results.ReplicaKey]) -> str:
+    names = ", ".join(f"{'key' if one.kind == 'file' else 'passphrase'} {one.key}" for one in keys)
+    return f"opened by {names}" if names else ""
 
 
 def _print_detail(detail: results.ReplicaDetail) -> None:
@@ -233,6 +269,7 @@ def _print_detail(detail: results.ReplicaDetail) -> None:
             Field("Oldest", told(detail.oldest) if detail.points > 1 else ""),
             Field("Newest", told(detail.newest)),
             Field("Stored", size(detail.stored)),
+            Field("Encrypted", _opened_by(detail.keys)),
             *(Field("In use", f"point {hold.point}, by {hold.by}") for hold in detail.holds),
         ],
     )

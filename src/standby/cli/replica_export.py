@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from standby.cli import results
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, advance, print_json, progress, say, stderr, stdout
 from standby.cli.quantities import duration, size
 from standby.cli.reading import DiskChoice, PointChoice, ReplicaName, StoreAddress, choose, choose_disk
@@ -25,6 +26,8 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there. All of it is lost.")
     ] = False,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Write a disk as it was at a point into Azure, as a fixed VHD for a managed disk. Only data is sent.
@@ -35,7 +38,7 @@ def export(
     from standby.recovery.azure_export import export_to_azure  # noqa: PLC0415
 
     began = time.monotonic()
-    chosen = choose(store, replica, point)
+    chosen = choose(store, replica, point, key_of(key_file, passphrase))
     state = choose_disk(chosen, disk)
     with progress(stderr()) as bar:
         task = bar.add_task(f"Exporting {state.id}", total=state.size)

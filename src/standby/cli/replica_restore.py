@@ -14,6 +14,7 @@ from standby.block.images import Format
 from standby.block.serve import serve as serve_disk
 from standby.cli import results
 from standby.cli.foreground import stopping
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Field, Json, advance, fields, print_json, progress, say, stderr, stdout
 from standby.cli.quantities import age, duration, instant, size
 from standby.cli.reading import (
@@ -40,11 +41,13 @@ def restore(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there. All of it is lost.")
     ] = False,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Copy a disk as it was at a point into an image file or onto a block device."""
     began = time.monotonic()
-    chosen = choose(store, replica, point)
+    chosen = choose(store, replica, point, key_of(key_file, passphrase))
     state = choose_disk(chosen, disk)
     with progress(stderr(), transient=True) as bar:
         task = bar.add_task(f"Restoring {state.id}", total=state.size)
@@ -87,10 +90,12 @@ def serve(
         Path | None,
         typer.Option("--socket", metavar="PATH", help="The Unix socket [default: in a new directory]."),
     ] = None,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Serve a disk as it was at a point over NBD, read-only, until Ctrl-C."""
-    chosen = choose(store, replica, point)
+    chosen = choose(store, replica, point, key_of(key_file, passphrase))
     state = choose_disk(chosen, disk)
     with ExitStack() as stack:
         stop = stack.enter_context(stopping())
@@ -102,6 +107,7 @@ def serve(
             "replica": replica,
             "point": str(chosen.record.seq),
             "disk": state.id,
+            "data_key": cipher.data_key.hex() if (cipher := chosen.log.cipher()) else "",
         }
         served = stack.enter_context(serve_disk(OPEN_POINT, order, socket.absolute()))
         result = results.Serving(

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from standby.cli import results
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Column, Json, print_json, say, stdout, table
 from standby.cli.quantities import counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress
@@ -48,12 +49,15 @@ def retain(
     ],
     dry_run: DryRun = False,
     scratch: Scratch = None,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Decide which points stay and why; fold and delete the others where it is worth it."""
     tiers = [parse_tier(text) for text in keep]
     opened = open_store(store)
-    log = ReplicaLog.read(opened, replica)
+    key = key_of(key_file, passphrase)
+    log = ReplicaLog.read(opened, replica, key=key)
     verdicts = _verdicts(log, tiers)
     stays = {verdict.point.seq for verdict in verdicts if verdict.keep}
     result = results.Retention(
@@ -68,6 +72,7 @@ def retain(
             replica,
             lambda log: {verdict.point.seq for verdict in _verdicts(log, tiers) if verdict.keep},
             scratch=scratch or Path(tempfile.gettempdir()),
+            key=key,
         )
         result.merge = _merge(replica, merged)
         result.swept = _swept(replica, sweep_replica(opened, replica))
@@ -84,17 +89,21 @@ def merge(
         str, typer.Option("--to", metavar="P", help="The oldest point that stays: a number, or `newest`.")
     ],
     scratch: Scratch = None,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Fold all that is older than a point into it, at once. Older points can no longer be opened."""
     opened = open_store(store)
-    point = ReplicaLog.read(opened, replica).point(to)
+    key = key_of(key_file, passphrase)
+    point = ReplicaLog.read(opened, replica, key=key).point(to)
     merged = merge_replica(
         opened,
         replica,
         floor_only(point.seq),
         scratch=scratch or Path(tempfile.gettempdir()),
         thresholds=AT_ONCE,
+        key=key,
     )
     told = _merge(replica, merged)
     if json:

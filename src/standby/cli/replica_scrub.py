@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from standby.cli import results
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, advance, print_json, progress, say, stderr, stdout
 from standby.cli.quantities import counted, duration, ranges, size
 from standby.cli.reading import ReplicaName, StoreAddress, reader, stored_bytes
@@ -47,10 +48,13 @@ def scrub(
             "and a newest record that is gone are found too.",
         ),
     ] = None,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Check every record, reference and log; tell each damage with the points it touches and the way out."""
     opened = open_store(store)
+    key = key_of(key_file, passphrase)
     began = time.monotonic()
     with _held(opened, replica), progress(stderr()) as bar:
         task = bar.add_task(replica, total=stored_bytes(opened, replica) * fraction)
@@ -61,6 +65,7 @@ def scrub(
             seed=seed,
             seen=_read(seen),
             progress=advance(bar, task),
+            key=key,
         )
     if seen and result.seen and not result.findings:
         seen.write_bytes(msgspec.json.encode(result.seen))
@@ -106,6 +111,7 @@ def _told(replica: str, result: ScrubResult, seconds: float) -> results.Scrubbed
         seconds=seconds,
         damaged=bool(result.findings),
         findings=tuple(_finding(one) for one in result.findings),
+        unproved=result.unproved,
     )
 
 
@@ -115,6 +121,8 @@ def _finding(one: ScrubFinding) -> results.ScrubDamage:
 
 def _print(told: results.Scrubbed) -> None:
     console = stdout()
+    if told.unproved:
+        say(console, f"Not proved, {told.unproved}.", style="yellow")
     extent = (
         f"{counted(told.records, 'record')}, {counted(told.logs, 'log')}, "
         f"{counted(told.read, 'object')} read in full, {size(told.bytes)} in {duration(told.seconds)}"

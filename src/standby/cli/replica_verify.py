@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from standby.cli import results
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, advance, print_json, progress, say, stderr, stdout
 from standby.cli.quantities import counted, duration, ranges, size
 from standby.cli.reading import ReplicaName, StoreAddress, choose, reader
@@ -16,6 +17,7 @@ from standby.errors import Damaged, InvalidRequest
 from standby.objects.address import open_store
 from standby.replica.documents import Record
 from standby.replica.journal import ReplicaLog, hold
+from standby.replica.keys import Key
 from standby.replica.plan import needed_logs
 from standby.replica.verify import DamageFinding, Proof, verify_logs, verify_point
 
@@ -38,6 +40,8 @@ def verify(
     logs: Annotated[
         bool, typer.Option("--logs", help="Also compare every log with its SHA-256, as it is stored.")
     ] = False,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Read a point's disks and compare every block with its hash. Damage is told by object and block."""
@@ -46,10 +50,11 @@ def verify(
             "--all and --point contradict each other", subject="standby replica verify", hint="give one"
         )
     began = time.monotonic()
-    log, records = _chosen(store, replica, point, every)
+    key = key_of(key_file, passphrase)
+    log, records = _chosen(store, replica, point, every, key)
     with hold(log.place, records[0].seq, reader("replica verify")):
         # Between the first reading and the hold, a merge may have moved the floor.
-        log, records = _chosen(store, replica, point if not point else str(records[0].seq), every)
+        log, records = _chosen(store, replica, point if not point else str(records[0].seq), every, key)
         proofs = _prove(log, records, logs)
     result = results.Verification(
         replica=log.place.name,
@@ -69,12 +74,15 @@ def verify(
         raise typer.Exit(Damaged.exit_status)
 
 
-def _chosen(store: str, replica: str, point: str | None, every: bool) -> tuple[ReplicaLog, list[Record]]:
+def _chosen(
+    store: str, replica: str, point: str | None, every: bool, key: Key | None
+) -> tuple[ReplicaLog, list[Record]]:
     if every:
-        log = ReplicaLog.read(open_store(store), replica)
+        log = ReplicaLog.read(open_store(store), replica, key=key)
+        log.cipher()
         # Fails where there is none, as for a single point.
         return log, log.points if log.points else [log.point()]
-    chosen = choose(store, replica, point or "newest")
+    chosen = choose(store, replica, point or "newest", key)
     return chosen.log, [chosen.record]
 
 

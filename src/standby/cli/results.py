@@ -7,6 +7,7 @@ import msgspec
 from standby.records import Finding
 from standby.replica import documents
 from standby.replica.documents import Record
+from standby.replica.keys import WrappedKey
 
 
 class PointDisk(msgspec.Struct, kw_only=True):
@@ -67,7 +68,32 @@ class Replica(msgspec.Struct, kw_only=True):
     disks: int = 0
     disk_bytes: int = 0
     stored: int = 0
+    encrypted: bool = False
     problem: str = ""
+
+
+class KeyMade(msgspec.Struct, kw_only=True):
+    """key: its id."""
+
+    key: str
+    file: str
+
+
+class ReplicaKey(msgspec.Struct, kw_only=True):
+    """A key that opens a replica. key: its id. kind: `file` or `passphrase`."""
+
+    key: str
+    kind: str
+    created: str
+
+    @classmethod
+    def of(cls, wrapped: WrappedKey) -> ReplicaKey:
+        return cls(key=wrapped.id, kind=wrapped.kind, created=wrapped.created)
+
+
+class KeyRotated(msgspec.Struct, kw_only=True):
+    added: ReplicaKey
+    removed: ReplicaKey
 
 
 class ReplicaDisk(msgspec.Struct, kw_only=True):
@@ -116,6 +142,7 @@ class ReplicaDetail(msgspec.Struct, kw_only=True):
     stored: int
     disks: tuple[ReplicaDisk, ...]
     holds: tuple[Hold, ...]
+    keys: tuple[ReplicaKey, ...] = ()
 
 
 class Damage(msgspec.Struct, kw_only=True):
@@ -234,6 +261,8 @@ class Vm(msgspec.Struct, kw_only=True):
     replica: str
     frequency: int
     spool: str
+    encrypted: bool
+    key_file: str
     queued: int
     queued_bytes: int
     failures: int
@@ -403,7 +432,8 @@ class ScrubDamage(msgspec.Struct, kw_only=True):
 
 
 class Scrubbed(msgspec.Struct, kw_only=True):
-    """logs: logs and layers that are named. read: objects compared in full, `bytes` long."""
+    """logs: logs and layers that are named. read: objects compared in full, `bytes` long. unproved: what the key
+    would have proved."""
 
     replica: str
     records: int
@@ -413,3 +443,4 @@ class Scrubbed(msgspec.Struct, kw_only=True):
     seconds: float
     damaged: bool
     findings: tuple[ScrubDamage, ...]
+    unproved: str = ""

@@ -32,11 +32,13 @@ from standby.clock import SystemClock
 from standby.errors import Fenced, InvalidRequest, Recoverable
 from standby.objects.address import open_store
 from standby.replica.documents import Record
+from standby.replica.keys import KeyFile
 from standby.replication import states
 from standby.replication.books import Books, find
 from standby.replication.enable import take_over as take_over_replica
 from standby.replication.policy import Policy
 from standby.replication.relationship import Connection, Relationship
+from standby.replication.unlock import set_key_file
 
 
 def protect(
@@ -78,6 +80,16 @@ def protect(
             help="Continue a replica that another agent owns, or of which this one has lost its books.",
         ),
     ] = False,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-file",
+            metavar="FILE",
+            envvar="STANDBY_KEY_FILE",
+            show_envvar=False,
+            help="Encrypt the replica under this key; it must stay there [default: $STANDBY_KEY_FILE].",
+        ),
+    ] = None,
     state: State = None,
     json: Json = False,
 ) -> None:
@@ -106,6 +118,7 @@ def protect(
         spool=str(spool.absolute()) if spool else "",
         excluded=tuple(exclude or ()),
         take_over=take_over,
+        key_file=str(KeyFile(key_file).path) if key_file else "",
     )
     if (done := by_agent(folder, request)) is not None:
         if json:
@@ -134,6 +147,8 @@ def _in_foreground(folder: Path, request: Protect, *, json: bool) -> None:
             watch.task_done(CREATE)
         else:
             _check_unchanged(known, request)
+            if request.key_file != known.key_file and request.key_file:
+                set_key_file(books, known, open_store(known.store), Path(request.key_file))
             books.set_policy(known.id, request.policy)
             books.set_connection(known.id, request.connection)
             if known.status.state in (states.State.FENCED, states.State.SEALED):
@@ -200,6 +215,13 @@ def _check_unchanged(known: Relationship, request: Protect) -> None:
                 subject=known.machine,
                 hint=f"leave that as it is, or `standby vm unprotect {known.machine}` first",
             )
+    if request.key_file and not known.wrapped:
+        raise InvalidRequest(
+            "it is protected already, and its replica is not encrypted",
+            subject=known.machine,
+            hint=f"leave the key away; or `standby vm unprotect {known.machine}`, then protect it anew with the key "
+            "and another --replica name",
+        )
     if left := sorted({disk.id for disk in known.disks} & set(request.excluded)):
         raise InvalidRequest(
             f"the disk {left[0]} is protected already",

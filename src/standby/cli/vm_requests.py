@@ -31,6 +31,7 @@ from standby.cli.quantities import counted, size
 from standby.cli.state import State, folder_of
 from standby.cli.vm_show import vm_of
 from standby.errors import InvalidRequest
+from standby.replica.keys import KeyFile
 from standby.replication.books import Books, find
 from standby.replication.policy import Policy
 from standby.replication.relationship import Connection, Relationship
@@ -181,6 +182,18 @@ def connect(
     connection = _sockets(qmp, agent, nbd)
     carry_out(folder_of(state), requests.SetConnection(machine=machine, connection=connection))
     _tell(machine, state, json, f"{machine} is reached at {connection.qmp}.")
+
+
+def key(
+    machine: MachineName,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Its key file from now on.")],
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Tell where the key of a protected machine's replica lies from now on; it must open the replica."""
+    found = KeyFile(file)
+    carry_out(folder_of(state), requests.SetKeyFile(machine=machine, key_file=str(found.path)))
+    _tell(machine, state, json, f"{machine} is replicated with key {found.id} of {found.path}.")
 
 
 def unprotect(

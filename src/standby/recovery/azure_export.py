@@ -57,8 +57,7 @@ def export_to_azure(
     client = blob_client(azure_options(environment), container, name)
     with hold(log.place, record.seq, f"export on {os.uname().nodename}") as held, client:
         # Read again: before the hold a merge may have moved the floor.
-        fresh = ReplicaLog.read(log.place.store, log.place.name, upto=record.seq)
-        image = fresh.image(record.seq, disk)
+        image = log.again(upto=record.seq).image(record.seq, disk)
         size = -(-image.size // ALIGNMENT) * ALIGNMENT
         if size > LARGEST:
             raise InvalidRequest(

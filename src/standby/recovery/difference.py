@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from standby.block.disk import Disk, WritableDisk
 from standby.block.extent import Extent, pieces
-from standby.replica.format import BLOCK, BLOCK_SHIFT, ZERO_BLOCK_HASH, block_count, block_hash
+from standby.replica.format import BLOCK, BLOCK_SHIFT, ZERO_BLOCK_HASH, block_count
 from standby.replica.image import REGION, HashColumn, Image
 
 CHUNK = 4 << 20
@@ -34,7 +34,7 @@ def bring_to(image: Image, overlay: WritableDisk, progress: Progress = lambda _:
     for region in pieces([Extent(0, image.size)], REGION):
         first = region.offset >> BLOCK_SHIFT
         wanted = image.hashes(first, block_count(region.length))
-        have = _hashes(overlay, region, progress)
+        have = _hashes(image, overlay, region, progress)
         fetched += _fetch(image, overlay, first + np.flatnonzero(have != wanted), wanted, first)
     overlay.flush()
     return fetched
@@ -55,8 +55,8 @@ def bring_on(before: Image, image: Image, overlay: WritableDisk) -> int:
     return fetched
 
 
-def _hashes(disk: Disk, region: Extent, progress: Progress) -> HashColumn:
-    """The hash of each block of the region as the disk has it now."""
+def _hashes(image: Image, disk: Disk, region: Extent, progress: Progress) -> HashColumn:
+    """The hash of each block of the region as the disk has it now, by the image's replica."""
     first = region.offset >> BLOCK_SHIFT
     found = np.full(block_count(region.length), ZERO_BLOCK_HASH, "V16")
     buffer = np.zeros(CHUNK, np.uint8)
@@ -70,7 +70,7 @@ def _hashes(disk: Disk, region: Extent, progress: Progress) -> HashColumn:
             disk.read(chunk.offset, buffer.data[: chunk.length])
             buffer[chunk.length :] = 0
             for at in range(0, chunk.length, BLOCK):
-                digest = block_hash(buffer.data[at : at + BLOCK])
+                digest = image.block_hash(buffer.data[at : at + BLOCK])
                 found[((chunk.offset + at) >> BLOCK_SHIFT) - first] = digest
         progress(span.length)
     return found

@@ -24,7 +24,7 @@ from standby.errors import Damaged, InvalidRequest
 from standby.objects.durable import sync
 from standby.recovery.image_writer import opened
 from standby.replica.documents import Record
-from standby.replica.format import BLOCK, BLOCK_SHIFT, ZERO_BLOCK_HASH, block_count, block_hash
+from standby.replica.format import BLOCK, BLOCK_SHIFT, ZERO_BLOCK_HASH, block_count
 from standby.replica.image import REGION, Image
 from standby.replica.journal import ReplicaLog, hold
 
@@ -80,7 +80,7 @@ def export(
     """
     with hold(log.place, record.seq, f"export by process {os.getpid()} on {os.uname().nodename}") as held:
         # Read again: before the hold a merge may have moved the floor.
-        image = ReplicaLog.read(log.place.store, log.place.name, upto=record.seq).image(record.seq, disk)
+        image = log.again(upto=record.seq).image(record.seq, disk)
         _refuse_too_large(format, image.size, path)
         refuse_false_zeros(image)
         with _target(path, format, image.size, overwrite) as target:
@@ -203,7 +203,7 @@ def _compare_region(image: Image, written: Disk, region: Extent, path: Path) -> 
         buffer[chunk.length :] = 0
         for at in range(0, chunk.length, BLOCK):
             block = (chunk.offset + at) >> BLOCK_SHIFT
-            if block_hash(buffer.data[at : at + BLOCK]) != bytes(expected[block - first]):
+            if image.block_hash(buffer.data[at : at + BLOCK]) != bytes(expected[block - first]):
                 raise _differs(block, path)
 
 

@@ -39,6 +39,7 @@ from standby.recovery.machine_steps import START, overlay
 from standby.recovery.run_directory import FileRows
 from standby.recovery.steps import Row, State
 from standby.replica.journal import ReplicaLog
+from standby.replica.keys import Key
 
 COMPLETE_COMMAND: Final = "standby failover complete {run}"
 MERGE_LIMIT: Final = 24 * 3600.0
@@ -62,6 +63,7 @@ class Request(NamedTuple):
     boot_limit: float | None = 300.0
     network: Network = Network.RESTRICTED
     bridge: str = ""
+    key: Key | None = None
 
 
 def start(
@@ -78,7 +80,8 @@ def start(
     begun is then taken back; nothing was written to the old disks.
     """
     clock = clock or SystemClock()
-    log = ReplicaLog.read(open_store(request.store), request.replica)
+    log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
+    cipher = log.cipher()
     point = log.point()
     tag = run_directory.new_tag()
     order = FailbackOrder(
@@ -102,7 +105,7 @@ def start(
     with run_directory.root_lock(root):
         live.refuse_second(root, log.head.replica, order.machine)
         journal = FailbackWork(root / tag, order, host, clock).journal()
-        run = run_directory.make(root, tag, order, journal, {WISH: Wish("newest")})
+        run = run_directory.make(root, tag, order, journal, cipher, {WISH: Wish("newest")})
     try:
         return live.resume(run, host, clock=clock, told=told)
     except (StandbyError, KeyboardInterrupt) as error:
@@ -184,7 +187,7 @@ def commit(run: Path, host: RecoveryHost, *, clock: Clock | None = None) -> Fail
                 machine.drop_overlay(old.id)
             run_directory.put(run / COMMITTED, Committed((clock or SystemClock()).now().isoformat()))
         _ENDED.reach()
-        machine_steps.release(order)
+        machine_steps.release(run, order)
         for index in range(len(order.old)):
             overlay(run, index).unlink(missing_ok=True)
     return live_view.look(run, host)

@@ -132,12 +132,12 @@ class FailbackWork(Work):
 
     def _hold_point(self) -> Facts:
         order = self._failback
-        return {"held": int(add_hold(order.place, order.hold, order.seq, order.by))}
+        return {"held": int(add_hold(order.place_at(self._run), order.hold, order.seq, order.by))}
 
     def _holds(self) -> Facts | None:
         if self._row(FINAL).state is State.DONE:
             return {}
-        head, _ = read_head(self._failback.place)
+        head, _ = read_head(self._failback.place_at(self._run))
         return so(any(hold.id == self._failback.hold for hold in head.holds))
 
     def _compare(self) -> Facts:

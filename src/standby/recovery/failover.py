@@ -32,6 +32,7 @@ from standby.recovery.run_directory import FileRows, NoRecovery
 from standby.recovery.serving import Source
 from standby.recovery.steps import CleanUpBegun, Journal, Row, State, Workflow
 from standby.replica.journal import ReplicaLog
+from standby.replica.keys import Key
 
 CLEAN_UP: Final = "standby failover cleanup {run}"
 MEND: Final = "standby failover mend {run}"
@@ -65,12 +66,13 @@ class Phase(StrEnum):
 
 class Request(NamedTuple):
     """point: see `ReplicaLog.point`. boot_limit: seconds to wait for the guest agent; None where the machine
-    has none, then nothing is waited for."""
+    has none, then nothing is waited for. key: of an encrypted replica."""
 
     store: str
     replica: str
     point: str = "newest"
     boot_limit: float | None = 300.0
+    key: Key | None = None
 
 
 class Times(NamedTuple):
@@ -112,7 +114,8 @@ def start(
     """
     clock = clock or SystemClock()
     asked = clock.now().timestamp()
-    log = ReplicaLog.read(open_store(request.store), request.replica)
+    log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
+    cipher = log.cipher()
     record = log.point(request.point)
     copy = Copy.of(record, prerequisites.machine_at(record, request.replica))
     order = Order(
@@ -131,7 +134,8 @@ def start(
     root = root.resolve()
     with run_directory.root_lock(root):
         _refuse_second(root, log.head.replica, request.replica)
-        run = run_directory.make(root, order.tag, order, Work(root / order.tag, order, host, clock).journal())
+        journal = Work(root / order.tag, order, host, clock).journal()
+        run = run_directory.make(root, order.tag, order, journal, cipher)
     try:
         return resume(run, host, clock=clock, told=told)
     except NotBooted as error:

@@ -13,7 +13,7 @@ from standby.recovery.machine_steps import Copy, DiskOrder, MachineSteps, Manner
 from standby.recovery.prerequisites import NotReady
 from standby.recovery.serving import Source
 from standby.recovery.steps import Journal, Row, Step, nothing
-from standby.replica.journal import ReplicaLog
+from standby.replica.journal import read_settled
 
 CHECK: Final = "Prerequisites check for test failover"
 MANNER: Final = Manner(
@@ -56,8 +56,8 @@ class Work:
         return Journal(rows=tuple(Row(step=step.name, task=step.task) for step in self.steps()))
 
     def _check(self) -> None:
-        place = self._order.place
-        log = ReplicaLog.read(place.store, self._order.replica, upto=self._order.seq)
+        place = self._order.place_at(self._run)
+        log = read_settled(place, upto=self._order.seq)[0]
         record = log.point(str(self._order.seq))
         findings = prerequisites.check(place, record, self._order.machine, self._host, self._run)
         if any(finding.blocks for finding in findings):

@@ -60,7 +60,7 @@ def hydrate(run: Path, host: RecoveryHost, *, progress: Progress = lambda _disk,
         while copy and (left := _left(run, len(copy.disks))):
             # One after the other: to begin one, QEMU waits for what is at work for the others.
             index, disk = left[0], copy.disks[left[0]].id
-            if (dead := serving.dead(live_steps.sources(run, order))) and _store_answers(order):
+            if (dead := serving.dead(live_steps.sources(run, order))) and _store_answers(run, order):
                 serving.start(dead)
             far = machine.fetched(disk)
             if far.whole:
@@ -69,7 +69,7 @@ def hydrate(run: Path, host: RecoveryHost, *, progress: Progress = lambda _disk,
                 whole_mark(run, index).touch()
                 sync(run)
                 _MARKED.reach()
-            elif not far.at_work and _store_answers(order):
+            elif not far.at_work and _store_answers(run, order):
                 if tries[index]:
                     # It has ended before, and not with the whole disk.
                     _see_failure(run, order, disk, last=tries[index] >= TRIES)
@@ -83,14 +83,15 @@ def hydrate(run: Path, host: RecoveryHost, *, progress: Progress = lambda _disk,
                 machine.let_go(disk_order.id)
             _CLOSED.reach()
             serving.stop(machine_steps.all_sources(run, order, copy))
-        machine_steps.release(order)
+        machine_steps.release(run, order)
         _RELEASED.reach()
     return live_view.look(run, host)
 
 
-def _store_answers(order: LiveOrder) -> bool:
+def _store_answers(run: Path, order: LiveOrder) -> bool:
     try:
-        order.place.store.size(order.place.head)
+        place = order.place_at(run)
+        place.store.size(place.head)
     except (Recoverable, NeedsPerson):
         return False
     return True

@@ -21,7 +21,8 @@ from standby.objects.address import open_store
 from standby.objects.base import StoreUnreachable
 from standby.replica.format import BLOCK
 from standby.replica.image import Image
-from standby.replica.journal import Place, ReplicaLog, add_hold, drop_hold
+from standby.replica.journal import Place, ReplicaLog, add_hold, drop_hold, read_settled
+from standby.replica.keys import DataKey, Key
 
 OPEN_HELD: Final = "standby.recovery.image_source:open_held"
 OPEN_POINT: Final = "standby.recovery.image_source:open_point"
@@ -34,40 +35,52 @@ AGAIN: Final = 1.0
 
 
 def open_held(
-    store: str, replica: str, seq: int, disk: str, damage: str = "", patience: float = 0.0
+    store: str,
+    replica: str,
+    seq: int,
+    disk: str,
+    damage: str = "",
+    patience: float = 0.0,
+    data_key: str = "",
 ) -> ServedImage:
     """The disk as at record `seq`, under a hold that somebody else has (a recovery, in its run directory).
 
     store: its address. damage: a file that gets a line of JSON for everything damaged that was asked for.
     patience: seconds in which a read waits for a store that is away.
-    Raises InvalidRequest, ChainBroken, Damaged.
+    data_key: of an encrypted replica, hex. Raises InvalidRequest, ChainBroken, Damaged, KeyMissing.
     """
-    log = ReplicaLog.read(open_store(store), replica, upto=seq)
+    log = ReplicaLog.read(open_store(store), replica, upto=seq, key=_key(data_key))
     record = log.point(str(seq))
     return ServedImage(log.image(record.seq, disk), Path(damage) if damage else None, patience=patience)
 
 
-def open_point(store: str, replica: str, point: str = "newest", disk: str = "") -> ServedImage:
+def open_point(
+    store: str, replica: str, point: str = "newest", disk: str = "", data_key: str = ""
+) -> ServedImage:
     """The disk as at a point (see `ReplicaLog.point`), under a hold that ends when the disk is closed.
 
     On a store that cannot be written there is no hold, and the server's log says so. A server that is killed
-    leaves its hold, which names it.
+    leaves its hold, which names it. data_key: of an encrypted replica, hex.
     """
-    place = Place(open_store(store), replica)
-    seq = ReplicaLog.read(place.store, replica).point(point).seq
+    place = Place(open_store(store), replica, _key(data_key))
+    seq = read_settled(place)[0].point(point).seq
     hold_id = str(ULID())
     held = add_hold(place, hold_id, seq, f"served by process {os.getpid()} on {os.uname().nodename}")
     if not held:
         print(f"{replica}: served without a hold, the store cannot be written", file=sys.stderr)  # noqa: T201
     try:
         # Read again: before the hold a merge may have moved the floor.
-        log = ReplicaLog.read(place.store, replica, upto=seq)
+        log = read_settled(place, upto=seq)[0]
         image = log.image(log.point(str(seq)).seq, disk)
     except BaseException:
         if held:
             drop_hold(place, hold_id)
         raise
     return ServedImage(image, None, (lambda: drop_hold(place, hold_id)) if held else None)
+
+
+def _key(data_key: str) -> Key | None:
+    return DataKey(bytes.fromhex(data_key)) if data_key else None
 
 
 class ServedImage:

@@ -48,7 +48,8 @@ from standby.recovery.machine_steps import START
 from standby.recovery.run_directory import FileRows
 from standby.recovery.split_brain import failed_over_since
 from standby.recovery.steps import Row, State, Workflow
-from standby.replica.journal import ReplicaLog
+from standby.replica.journal import ReplicaLog, read_settled
+from standby.replica.keys import Key
 
 CANCEL: Final = "standby failover cancel {run}"
 """A command that messages name."""
@@ -75,7 +76,7 @@ class Request(NamedTuple):
     """point: see `ReplicaLog.point`; the newest is decided after the source's log was fenced.
     boot_limit: seconds to wait for the guest agent; None where the machine has none.
     source_qmp: the source machine's control socket, where this host reaches it. confirmed: an operator says
-    that the source is down."""
+    that the source is down. key: of an encrypted replica."""
 
     store: str
     replica: str
@@ -85,6 +86,7 @@ class Request(NamedTuple):
     bridge: str = ""
     source_qmp: Path | None = None
     confirmed: bool = False
+    key: Key | None = None
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -105,7 +107,8 @@ def start(
     What was begun is then taken back, but for the fence and a machine that was started: that stays.
     """
     clock = clock or SystemClock()
-    log = ReplicaLog.read(open_store(request.store), request.replica)
+    log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
+    cipher = log.cipher()
     log.point(request.point)
     tag = run_directory.new_tag()
     machine = next((record.machine for record in reversed(log.records) if record.machine), None)
@@ -128,7 +131,7 @@ def start(
     with run_directory.root_lock(root):
         refuse_second(root, log.head.replica, order.machine)
         journal = Work(root / tag, order, host, clock).journal()
-        run = run_directory.make(root, tag, order, journal, {WISH: Wish(request.point)})
+        run = run_directory.make(root, tag, order, journal, cipher, {WISH: Wish(request.point)})
     try:
         return resume(run, host, clock=clock, told=told)
     except NotBooted as error:
@@ -184,7 +187,7 @@ def change_point(
         order = run_directory.read_order(run, LiveOrder)
         _refuse_failback(run, order, "its point cannot be changed")
         _refuse_committed(run, "its point can no longer be changed")
-        ReplicaLog.read(order.place.store, order.replica).point(point)
+        read_settled(order.place_at(run))[0].point(point)
         workflow = _workflow(run, host, clock)
         workflow.rewind(CHOOSE, _renamed(CHANGE_TASK, told))
         run_directory.put(run / WISH, Wish(point))
@@ -359,5 +362,5 @@ def _refuse_committed(run: Path, what: str) -> None:
 def _moved_on(run: Path, order: LiveOrder) -> bool:
     """Whether a later failover owns the replica."""
     mine = int(FileRows(run).load().row(FENCE).facts.get("epoch", 0))
-    records = ReplicaLog.read(order.place.store, order.replica).records
+    records = read_settled(order.place_at(run))[0].records
     return failed_over_since(records, mine) is not None

@@ -18,7 +18,7 @@ from ulid import ULID
 from standby.clock import Clock
 from standby.errors import Bug, Fenced, NeedsPerson, Recoverable
 from standby.hypervisor.host import Network, RecoveryHost
-from standby.recovery import machine_steps, prerequisites, run_directory, split_brain
+from standby.recovery import machine_steps, prerequisites, run_directory, secret, split_brain
 from standby.recovery.machine_steps import Copy, MachineSteps, Manner, RunOrder, never, so
 from standby.recovery.prerequisites import NotReady
 from standby.recovery.run_directory import FileRows
@@ -26,7 +26,7 @@ from standby.recovery.serving import Source
 from standby.recovery.split_brain import CANCELLED, OWNER, failed_over_since
 from standby.recovery.steps import Facts, Journal, Row, State, Step, nothing
 from standby.replica.documents import Record
-from standby.replica.journal import ReplicaLog
+from standby.replica.journal import ReplicaLog, read_settled
 from standby.replica.writer import attach
 
 CHECK: Final = "Prerequisites check for failover"
@@ -169,8 +169,9 @@ class Work:
     def _fence(self) -> Facts:
         order = self._order
         writer = attach(
-            order.place.store,
+            order.place_at(self._run).store,
             order.replica,
+            key=secret.key_of(self._run),
             owner=order.owner,
             clock=self.clock,
             new_id=lambda: str(ULID()),
@@ -187,8 +188,9 @@ class Work:
         # Whoever came after has a newer epoch, and needs not be told.
         with contextlib.suppress(Fenced):
             attach(
-                self._order.place.store,
+                self._order.place_at(self._run).store,
                 self._order.replica,
+                key=secret.key_of(self._run),
                 owner=f"{CANCELLED}{self._order.owner}",
                 clock=self.clock,
                 new_id=lambda: str(ULID()),
@@ -225,7 +227,7 @@ class Work:
 
     def _check_copy(self, record: Record) -> Copy:
         """The copy of a point, if this host can start it. Raises NotReady, PointNotBootable."""
-        place = self._order.place
+        place = self._order.place_at(self._run)
         copy = Copy.of(record, prerequisites.machine_at(record, self._order.replica))
         findings = prerequisites.check(place, record, copy.machine, self._host, self._run)
         if any(finding.blocks for finding in findings):
@@ -246,4 +248,4 @@ class Work:
         return FileRows(self._run).load().row(step)
 
     def _log(self) -> ReplicaLog:
-        return ReplicaLog.read(self._order.place.store, self._order.replica)
+        return read_settled(self._order.place_at(self._run))[0]

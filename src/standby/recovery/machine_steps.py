@@ -25,7 +25,7 @@ from standby.objects.address import open_store
 from standby.objects.base import ObjectMissing
 from standby.objects.durable import sync
 from standby.records import BootFile, MachineDescription
-from standby.recovery import serving
+from standby.recovery import secret, serving
 from standby.recovery.run_directory import FileRows
 from standby.recovery.serving import Source
 from standby.recovery.steps import Facts, State, Step, nothing
@@ -99,9 +99,9 @@ class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     asked: float
     boot_limit: float | None
 
-    @property
-    def place(self) -> Place:
-        return Place(open_store(self.store), self.replica)
+    def place_at(self, run: Path) -> Place:
+        """The replica, with the key that the run directory has for it."""
+        return Place(open_store(self.store), self.replica, secret.key_of(run))
 
 
 class Manner(NamedTuple):
@@ -141,12 +141,13 @@ def overlay(run: Path, index: int) -> Path:
     return run / f"{index}.qcow2"
 
 
-def release(order: RunOrder) -> None:
+def release(run: Path, order: RunOrder) -> None:
     """End the hold on the point."""
     # A replica that was removed took its holds along. A store that is away has not: that is an error.
     with contextlib.suppress(ObjectMissing):
-        order.place.store.size(order.place.head)
-        drop_hold(order.place, order.hold)
+        place = order.place_at(run)
+        place.store.size(place.head)
+        drop_hold(place, order.hold)
 
 
 class MachineSteps:
@@ -185,21 +186,25 @@ class MachineSteps:
         ]
 
     def _hold(self) -> Facts:
-        return {"held": int(add_hold(self._order.place, self._order.hold, self._copy().seq, self._order.by))}
+        return {
+            "held": int(
+                add_hold(self._order.place_at(self._run), self._order.hold, self._copy().seq, self._order.by)
+            )
+        }
 
     def _release(self) -> None:
-        release(self._order)
+        release(self._run, self._order)
 
     def _held(self) -> Facts | None:
         if not self._served_disks():
             return {"held": 0}
-        head, _ = read_head(self._order.place)
+        head, _ = read_head(self._order.place_at(self._run))
         return {"held": 1} if any(hold.id == self._order.hold for hold in head.holds) else None
 
     def _fetch(self) -> None:
         self._boot.mkdir(exist_ok=True)
         for file in self._copy().machine.boot_files:
-            boot.fetch(self._order.place, file, self._boot / file.role)
+            boot.fetch(self._order.place_at(self._run), file, self._boot / file.role)
             _FETCHED.reach()
 
     def _fetched(self) -> Facts | None:

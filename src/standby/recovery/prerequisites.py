@@ -12,8 +12,9 @@ from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.host import RecoveryHost
 from standby.objects.base import ObjectMissing
 from standby.records import Finding, MachineDescription
+from standby.replica import boot
 from standby.replica.documents import Record
-from standby.replica.journal import Place
+from standby.replica.journal import Place, read_head
 
 SOCKET_PATH_LIMIT: Final = 107
 """unix(7): sun_path, less its final zero byte."""
@@ -90,12 +91,15 @@ def check(
 
 
 def _boot_files(place: Place, description: MachineDescription) -> list[Finding]:
-    findings = []
+    findings: list[Finding] = []
+    if not description.boot_files:
+        return findings
+    cipher = place.unlocked(read_head(place)[0])
     for file in description.boot_files:
-        name = place.below(f"boot/{file.sha256}")
+        name = place.below(boot.name_of(file, cipher))
         try:
-            size = place.store.size(name)
-            problem = "" if size == file.size else f"it has {size} bytes, not {file.size}"
+            size, wanted = place.store.size(name), boot.size_of(file, cipher)
+            problem = "" if size == wanted else f"it has {size} bytes, not {wanted}"
         except ObjectMissing:
             problem = "it is not in the store"
         except StandbyError as error:

@@ -23,7 +23,9 @@ from standby import failpoints
 from standby.errors import Damaged, InvalidRequest, Recoverable
 from standby.hypervisor.base import MachineNotFound
 from standby.objects.durable import sync
+from standby.recovery import secret
 from standby.recovery.steps import Journal
+from standby.replica.cipher import Cipher
 
 ORDER: Final = "order.json"
 ROWS: Final = "rows.json"
@@ -57,11 +59,16 @@ def make(
     tag: str,
     order: msgspec.Struct,
     journal: Journal,
+    cipher: Cipher | None = None,
     more: Mapping[str, msgspec.Struct] | None = None,
 ) -> Path:
-    """The run directory, with its documents (`more` by name), durable. The caller holds the root's lock."""
+    """The run directory, with its documents (`more` by name), durable. The caller holds the root's lock.
+
+    cipher: of an encrypted replica that the recovery reads.
+    """
     fresh = root / f".new-{tag}"
     fresh.mkdir(mode=0o700)
+    secret.write(fresh, cipher)
     for name, document in (more or {}).items():
         put(fresh / name, document)
     write(fresh / ORDER, msgspec.json.encode(order))

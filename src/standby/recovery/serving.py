@@ -12,6 +12,7 @@ from standby.block.serve import JSON, log_of, serve
 from standby.errors import Recoverable
 from standby.hypervisor.process import ProcessIdentity, find_processes
 from standby.records import Finding
+from standby.recovery import secret
 from standby.recovery.image_source import OPEN_HELD
 
 _PROGRAM: Final = "nbdkit"
@@ -57,6 +58,7 @@ def _start(source: Source) -> None:
         "disk": source.disk,
         "damage": str(source.damage),
         "patience": source.patience,
+        "data_key": secret.read(source.socket.parent).hex(),
     }
     serve(OPEN_HELD, arguments, source.socket, tied=False).leave()
 

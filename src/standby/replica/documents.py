@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 from datetime import datetime
 from typing import Final, Literal, TypeVar
@@ -12,14 +14,18 @@ from ulid import ULID
 
 from standby.errors import Damaged, InvalidRequest
 from standby.records import MachineDescription
+from standby.replica.cipher import Cipher
 from standby.replica.format import BLOCK_SHIFT, FORMAT, PAGE_SHIFT
+from standby.replica.keys import WrappedKey
 
 NO_PARENT: Final = "0" * 64
 Kind = Literal["fence", "scan", "point", "seal"]
 
 MERGED: Final = "merged"
 """Read feature of a replica that was merged: who does not know it would look for logs that are gone."""
-READ_FEATURES: Final = frozenset({MERGED})
+ENCRYPTED: Final = "encrypted"
+"""Read feature of a replica whose logs are encrypted and whose documents are authenticated."""
+READ_FEATURES: Final = frozenset({MERGED, ENCRYPTED})
 
 
 class LogReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +52,10 @@ class DiskState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `points/` (format.md 4). `at` is RFC 3339 in UTC."""
+    """One entry of `points/` (format.md 4). `at` is RFC 3339 in UTC.
+
+    sealed: in an encrypted replica note and machine, which are empty beside it until the key has opened it.
+    """
 
     format: int = FORMAT
     replica: UUID
@@ -61,6 +70,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     disks: tuple[DiskState, ...] = ()
     machine: MachineDescription | None = None
+    sealed: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def is_point(self) -> bool:
@@ -117,7 +127,10 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """`replica.json` (format.md 5). `changes` counts its swaps, `sweeps` those of them that began a sweep."""
+    """`replica.json` (format.md 5). `changes` counts its swaps, `sweeps` those of them that began a sweep.
+
+    keys, mac: of an encrypted replica only.
+    """
 
     format: int = FORMAT
     replica: UUID
@@ -136,16 +149,59 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     holds: tuple[Hold, ...] = ()
     merged: tuple[Merged, ...] = ()
     sweeps: int = 0
+    keys: tuple[WrappedKey, ...] | msgspec.UnsetType = msgspec.UNSET
+    mac: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def encrypted(self) -> bool:
+        return ENCRYPTED in self.read_features
+
+    @property
+    def wrapped(self) -> tuple[WrappedKey, ...]:
+        """The keys that open the replica; none if it is not encrypted."""
+        return self.keys if self.keys is not msgspec.UNSET else ()
 
     def gone(self, seq: int) -> bool:
         """Whether record `seq` lies below the floor or was merged away."""
         return seq < self.floor or any(one.hides(seq) for one in self.merged)
 
 
-def encode(document: Head | Record) -> bytes:
-    """As it is stored: JSON that ends with the SHA-256 of itself without that (format.md 4.1)."""
+class _Sealed(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a record an encrypted replica hides."""
+
+    note: str
+    machine: MachineDescription | None
+
+
+def encode(document: Head | Record, cipher: Cipher | None = None) -> bytes:
+    """As it is stored: JSON that ends with the SHA-256 of itself without that (format.md 4.1, 4.2).
+
+    cipher: of an encrypted replica. None for a head of which only what no MAC covers was changed.
+    """
+    if cipher is not None:
+        document = _signed(document, cipher) if isinstance(document, Head) else _hidden(document, cipher)
     body = msgspec.json.encode(document)
+    if cipher is not None and isinstance(document, Record):
+        body = body[:-1] + b',"mac":"' + cipher.mac(body).encode() + b'"}'
     return body[:-1] + b',"sum":"' + hashlib.sha256(body).hexdigest().encode() + b'"}'
+
+
+def _hidden(record: Record, cipher: Cipher) -> Record:
+    if not record.note and record.machine is None:
+        return record
+    plain = msgspec.json.encode(_Sealed(note=record.note, machine=record.machine))
+    sealed = base64.b64encode(cipher.seal(plain, "record")).decode()
+    return msgspec.structs.replace(record, note="", machine=None, sealed=sealed)
+
+
+def _signed(head: Head, cipher: Cipher) -> Head:
+    return msgspec.structs.replace(head, mac=_head_mac(head, cipher))
+
+
+def _head_mac(head: Head, cipher: Cipher) -> str:
+    """Over all but what is changed without the key: by readers, and by sweeps."""
+    covered = msgspec.structs.replace(head, changes=0, holds=(), sweeps=0, mac=msgspec.UNSET)
+    return cipher.mac(msgspec.json.encode(covered))
 
 
 def digest(stored: bytes) -> str:
@@ -154,7 +210,7 @@ def digest(stored: bytes) -> str:
 
 
 def decode_head(stored: bytes, subject: str) -> Head:
-    """Raises Damaged, or InvalidRequest for a replica that needs a newer standby."""
+    """Raises Damaged, or InvalidRequest for a replica that needs a newer standby. `authenticate` is the rest."""
     _refuse_newer(stored, subject)
     head = _decode(stored, Head, subject)
     unknown = set(head.read_features) - READ_FEATURES
@@ -170,13 +226,42 @@ def decode_head(stored: bytes, subject: str) -> Head:
             subject=subject,
             hint="use a newer standby",
         )
+    if head.encrypted != bool(head.wrapped):
+        raise Damaged("it says that the replica is encrypted, and has no key", subject=subject)
     return head
 
 
-def decode_record(stored: bytes, subject: str) -> Record:
-    """Raises Damaged, or InvalidRequest for a record that needs a newer standby."""
+def authenticate(head: Head, cipher: Cipher, subject: str) -> None:
+    """Raises Damaged unless somebody who has the key wrote the head."""
+    if head.mac != _head_mac(head, cipher):
+        raise Damaged("it was changed by somebody who has no key", subject=subject)
+
+
+def decode_record(stored: bytes, subject: str, cipher: Cipher | None = None) -> Record:
+    """Raises Damaged, or InvalidRequest for a record that needs a newer standby.
+
+    cipher: of an encrypted replica; without it the record is not authenticated, and says less.
+    """
     _refuse_newer(stored, subject)
-    return _decode(stored, Record, subject)
+    record = _decode(stored, Record, subject)
+    if cipher is None:
+        return record
+    _check_mac(stored, cipher, subject)
+    if record.sealed is msgspec.UNSET:
+        return record
+    try:
+        plain = cipher.unseal(base64.b64decode(record.sealed, validate=True), "record", subject)
+        shown = msgspec.json.decode(plain, type=_Sealed)
+    except (binascii.Error, msgspec.DecodeError) as error:
+        raise Damaged(f"what is encrypted in it cannot be read: {error}", subject=subject) from error
+    return msgspec.structs.replace(record, note=shown.note, machine=shown.machine, sealed=msgspec.UNSET)
+
+
+def _check_mac(stored: bytes, cipher: Cipher, subject: str) -> None:
+    """A record of an encrypted replica ends with its MAC and its sum (format.md 4.2)."""
+    body, mac = stored[: -2 * _SUM_LENGTH + 1], stored[-2 * _SUM_LENGTH + 1 : -_SUM_LENGTH]
+    if mac != b',"mac":"' + cipher.mac(body + b"}").encode() + b'"':
+        raise Damaged("it was not written by somebody who has the key", subject=subject)
 
 
 _T = TypeVar("_T")

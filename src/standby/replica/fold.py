@@ -24,7 +24,6 @@ from standby.replica.format import (
     ROW,
     ZERO_BLOCK_HASH,
     Rows,
-    block_hash,
 )
 from standby.replica.image import REGION_BLOCKS, RegionRows, Stack
 from standby.replica.log import LogReader, LogWriter, SealedLog
@@ -255,7 +254,7 @@ class _Folding:
         """A block that is known as a whole must have its hash. start: its newest row."""
         if not self._whole and int(rows["present"][at]) != ALL_PAGES:
             return
-        if block_hash(np.ascontiguousarray(block).reshape(-1).data) != bytes(rows["hash"][at]):
+        if self._stack.block_hash(np.ascontiguousarray(block).reshape(-1).data) != bytes(rows["hash"][at]):
             raise self._damage(region, start, "is not what was written")
 
     def _damage(self, region: RegionRows, index: int, problem: str) -> Damaged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -66,6 +67,10 @@ SECTION: Final = np.dtype(
 Rows = npt.NDArray[np.void]
 
 
+BlockHash = Callable[[bytes | memoryview], bytes]
+"""How a replica hashes whole blocks: `block_hash`, or what its key makes of it."""
+
+
 def block_hash(block: bytes | memoryview) -> bytes:
     """The hash of one whole block (format.md 2)."""
     return blake3(block).digest(HASH_BYTES)
@@ -76,12 +81,13 @@ ZERO_BLOCK_HASH: Final = block_hash(bytes(BLOCK))
 
 
 class LogHeader(NamedTuple):
-    """replica: UUID. log_id: a ULID's 16 bytes. disk_size: bytes."""
+    """replica: UUID. log_id: a ULID's 16 bytes. disk_size: bytes. encrypted: whether the log's parts are."""
 
     replica: UUID
     log_id: bytes
     disk_id: str
     disk_size: int
+    encrypted: bool = False
 
     def pack(self) -> bytes:
         disk_id = self.disk_id.encode()
@@ -90,7 +96,7 @@ class LogHeader(NamedTuple):
         return _HEADER.pack(
             HEADER_MAGIC,
             FORMAT,
-            0,
+            _FLAG_ENCRYPTED if self.encrypted else 0,
             BLOCK_SHIFT,
             PAGE_SHIFT,
             _COMPRESSION_ZSTD,
@@ -115,13 +121,13 @@ class LogHeader(NamedTuple):
                 subject=subject,
                 hint="use a newer standby",
             )
-        if flags & _FLAG_ENCRYPTED:
-            raise InvalidRequest(
-                "the log is encrypted", subject=subject, hint="use a standby that supports encryption"
-            )
         if (block, page) != (BLOCK_SHIFT, PAGE_SHIFT):
             raise InvalidRequest(f"blocks of 2^{block} and pages of 2^{page} bytes", subject=subject)
-        return cls(UUID(bytes=replica), log_id, disk.rstrip(b"\0").decode(), size)
+        try:
+            disk_id = disk.rstrip(b"\0").decode()
+        except UnicodeDecodeError as error:
+            raise Damaged("the disk's name in the header cannot be read", subject=subject) from error
+        return cls(UUID(bytes=replica), log_id, disk_id, size, bool(flags & _FLAG_ENCRYPTED))
 
 
 class LogFooter(NamedTuple):
@@ -147,7 +153,7 @@ class LogFooter(NamedTuple):
 
 
 def root_of(header: bytes, directory: bytes, footer: bytes) -> bytes:
-    """The log's root (format.md 3.6); `footer` without its root."""
+    """The root of a log that is not encrypted (format.md 3.6); `footer` without its root."""
     return blake3(header + directory + footer).digest()
 
 

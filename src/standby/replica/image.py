@@ -25,6 +25,7 @@ from standby.replica.format import (
     PAGES_PER_BLOCK,
     ROW,
     ZERO_BLOCK_HASH,
+    BlockHash,
     Rows,
     block_count,
     block_hash,
@@ -60,6 +61,7 @@ class Stack:
 
     def __init__(self, logs: Sequence[LogReader]) -> None:
         self.logs = tuple(logs)
+        self.block_hash: BlockHash = self.logs[0].block_hash if self.logs else block_hash
         self._lock = threading.Lock()
         self._chunks: LRUCache[tuple[int, int], Rows] = LRUCache(_CHUNK_CACHE, lambda rows: rows.nbytes + 64)
         self._regions: LRUCache[int, RegionRows] = LRUCache(_REGION_CACHE, lambda region: region.nbytes)
@@ -147,6 +149,11 @@ class Image:
     @property
     def size(self) -> int:
         return self._size
+
+    @property
+    def block_hash(self) -> BlockHash:
+        """How the replica hashes blocks."""
+        return self._shared.block_hash
 
     def clone(self) -> Image:
         return Image((), self._size, shared=self._shared)
@@ -297,7 +304,7 @@ class Image:
             content = flat[begin : begin + BLOCK]
             if len(content) < BLOCK:
                 content = np.concatenate([content, np.zeros(BLOCK - len(content), np.uint8)])
-            if block_hash(content.data) != bytes(expected):
+            if self.block_hash(content.data) != bytes(expected):
                 raise Damaged(
                     f"block {block} (byte {block << BLOCK_SHIFT}) is not what was written",
                     subject=self._shared.logs[log].subject,

@@ -15,18 +15,21 @@ from standby.errors import Damaged, InvalidRequest, Recoverable
 from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreRefused, Version
 from standby.records import MachineDescription
 from standby.replica import plan
+from standby.replica.cipher import Cipher
 from standby.replica.documents import (
     NO_PARENT,
     Head,
     Hold,
     LogReference,
     Record,
+    authenticate,
     decode_head,
     decode_record,
     digest,
     encode,
 )
 from standby.replica.image import Image
+from standby.replica.keys import GIVE, Key, KeyMissing, NotEncrypted
 from standby.replica.log import LogReader
 
 PARALLEL_READS: Final = 16
@@ -48,11 +51,12 @@ class StoredRecord(NamedTuple):
 
 
 class Place:
-    """Where one replica lies: a store and a name in it."""
+    """Where one replica lies: a store and a name in it, and what opens it if it is encrypted."""
 
-    def __init__(self, store: ObjectStore, name: str) -> None:
+    def __init__(self, store: ObjectStore, name: str, key: Key | None = None) -> None:
         self.store = store
         self.name = name
+        self.key = key
 
     @property
     def head(self) -> str:
@@ -75,6 +79,40 @@ class Place:
     def subject(self, name: str) -> str:
         """An object's name as an operator can find it."""
         return f"{self.store.url.rstrip('/')}/{name}"
+
+    def decode_head(self, stored: bytes) -> Head:
+        """R1. With a key the head is proved to be of somebody who has it. Raises Damaged, WrongKey, NotEncrypted."""
+        head = decode_head(stored, self.subject(self.head))
+        self.authenticate(head)
+        return head
+
+    def authenticate(self, head: Head) -> None:
+        """Raises Damaged unless who wrote the head had the key; nothing is proved without a key."""
+        if cipher := self.cipher(head):
+            authenticate(head, cipher, self.subject(self.head))
+
+    def cipher(self, head: Head) -> Cipher | None:
+        """None if the replica is not encrypted, or no key was given. Raises WrongKey, NotEncrypted."""
+        if self.key is None:
+            return None
+        if not head.encrypted:
+            raise NotEncrypted(
+                "the replica is not encrypted, and a key was given for it",
+                subject=self.subject(self.name),
+                hint="leave the key away if it never was encrypted; else somebody has replaced the replica",
+            )
+        return self.key.cipher(head.replica, head.wrapped, self.subject(self.head))
+
+    def unlocked(self, head: Head) -> Cipher | None:
+        """As `cipher`, for what cannot be done without a key. Raises KeyMissing."""
+        if head.encrypted and self.key is None:
+            raise KeyMissing(
+                "the replica is encrypted",
+                subject=self.subject(self.name),
+                tried="what does not need the key",
+                hint=GIVE,
+            )
+        return self.cipher(head)
 
 
 def check_replica_name(name: str) -> None:
@@ -103,7 +141,7 @@ def read_head(place: Place) -> tuple[Head, Version]:
             subject=place.store.url,
             hint=f"`standby replica list {place.store.url}` shows those that there are",
         ) from error
-    return decode_head(stored.data, place.subject(place.head)), stored.version
+    return place.decode_head(stored.data), stored.version
 
 
 def read_chain(place: Place, head: Head, *, upto: int | None = None) -> list[StoredRecord]:
@@ -118,6 +156,7 @@ def read_chain(place: Place, head: Head, *, upto: int | None = None) -> list[Sto
     ]
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         stored = list(pool.map(lambda name: place.store.get(name).data, names))
+    cipher = place.cipher(head)
     behind = {one.first: one.last for one in head.merged if one.first}
     pinned = {one.last: one.digest for one in head.merged}
     chain: list[StoredRecord] = []
@@ -131,7 +170,7 @@ def read_chain(place: Place, head: Head, *, upto: int | None = None) -> list[Sto
                 subject=subject,
                 hint=f"points {last}can still be opened: name one with --point" if last else "",
             )
-        chain.append(StoredRecord(decode_record(data, subject), digest(data)))
+        chain.append(StoredRecord(decode_record(data, subject, cipher), digest(data)))
         _check_link(chain, pinned.get(expected), expected, head, subject)
         expected = behind.get(expected, expected + 1)
     if upto is None and any(one.last >= expected for one in head.merged):
@@ -181,9 +220,29 @@ class ReplicaLog:
         self.records = tuple(stored.record for stored in chain)
 
     @classmethod
-    def read(cls, store: ObjectStore, name: str, *, upto: int | None = None) -> ReplicaLog:
-        """Raises InvalidRequest (no such replica), ChainBroken, Damaged. upto: ignore later records."""
-        return read_settled(Place(store, name), upto=upto)[0]
+    def read(
+        cls, store: ObjectStore, name: str, *, upto: int | None = None, key: Key | None = None
+    ) -> ReplicaLog:
+        """Raises InvalidRequest (no such replica), ChainBroken, Damaged, WrongKey. upto: ignore later records.
+
+        Without its key an encrypted replica shows its points, but not its machine and no disk.
+        """
+        return read_settled(Place(store, name, key), upto=upto)[0]
+
+    def again(self, *, upto: int | None = None) -> ReplicaLog:
+        """Another reading of the same replica."""
+        return read_settled(self.place, upto=upto)[0]
+
+    @property
+    def unproved(self) -> str:
+        """What could not be proved of what was read, in a clause; "" with the key, or where there is none."""
+        if self.head.encrypted and self.place.key is None:
+            return "without the key, that only those who have it wrote the replica, and what it says"
+        return ""
+
+    def cipher(self) -> Cipher | None:
+        """None if the replica is not encrypted. Raises KeyMissing."""
+        return self.place.unlocked(self.head)
 
     @property
     def points(self) -> list[Record]:
@@ -212,16 +271,18 @@ class ReplicaLog:
             return list(pool.map(self.open_log, references))
 
     def open_log(self, reference: LogReference) -> LogReader:
-        """Raises Damaged if the log is gone, shorter, or not the one that the record names."""
+        """Raises Damaged if the log is gone, shorter, or not the one that the record names; KeyMissing."""
         name = self.place.below(reference.name)
         subject = self.place.subject(name)
         store = self.place.store
+        cipher = self.cipher()
         try:
             return LogReader(
                 lambda offset, length: store.get_range(name, offset, length),
                 subject,
                 reference.size,
                 reference.root,
+                cipher,
             )
         except ObjectMissing as error:
             raise Damaged(

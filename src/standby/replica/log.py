@@ -15,6 +15,15 @@ import zstandard
 
 from standby.errors import Bug, Damaged, Recoverable
 from standby.objects.durable import sync
+from standby.replica.cipher import (
+    CHUNK_KIND,
+    DIRECTORY_KIND,
+    FRAME_KIND,
+    TABLE_KIND,
+    TAG_BYTES,
+    Cipher,
+    LogCipher,
+)
 from standby.replica.format import (
     CHUNK_ROWS,
     FOOTER_SIZE,
@@ -24,14 +33,19 @@ from standby.replica.format import (
     PAGE,
     ROW,
     SECTION,
+    BlockHash,
     LogFooter,
     LogHeader,
     Rows,
+    block_hash,
     root_of,
     section_hash,
 )
 
 ZSTD_LEVEL = 1
+_LOG_ID = slice(32, 48)
+"""Where the header has it (format.md 3.1)."""
+
 TAIL = 64 * 1024
 """How much of a log's end is read at first: mostly all but the frames."""
 
@@ -71,10 +85,12 @@ class LogWriter:
     one after the other, never interleaved.
     """
 
-    def __init__(self, path: Path, header: LogHeader) -> None:
+    def __init__(self, path: Path, header: LogHeader, cipher: Cipher | None = None) -> None:
+        """cipher: of an encrypted replica; then nothing else is written than what it makes unreadable."""
         self.path = path
         self._header = header
-        self._packed_header = header.pack()
+        self._packed_header = header._replace(encrypted=cipher is not None).pack()
+        self._cipher = cipher.log(header.log_id, self._packed_header) if cipher else None
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._frames: dict[int, tuple[int, int, int]] = {}
@@ -112,8 +128,10 @@ class LogWriter:
 
     def append_packed(self, packed: bytes, pages: int, rows: Rows) -> None:
         """As `append`, with a frame of so many pages that is compressed already."""
+        # Each number is drawn once, so that no nonce of this log is used twice.
+        number = next(self._numbers)
+        packed = self._protected(FRAME_KIND, number, packed)
         with self._lock:
-            number = next(self._numbers)
             rows["frame"][rows["zero"] != rows["present"]] = number
             self._frames[number] = (self._offset, len(packed), pages)
             self._rows.append(rows)
@@ -152,13 +170,13 @@ class LogWriter:
         for number in range(1, len(sections)):
             chunk = rows[(number - 1) * CHUNK_ROWS : number * CHUNK_ROWS]
             sections[number] = self._section(
-                chunk.tobytes(), len(chunk), chunk["block"][0], chunk["block"][-1]
+                number, chunk.tobytes(), len(chunk), chunk["block"][0], chunk["block"][-1]
             )
         table = np.array([(*self._frames[n], 0) for n in range(len(self._frames))], FRAME)
-        sections[0] = self._section(table.tobytes(), len(table), 0, 0)
-        directory = sections.tobytes()
+        sections[0] = self._section(0, table.tobytes(), len(table), 0, 0)
+        directory = self._protected(DIRECTORY_KIND, 0, sections.tobytes())
         footer = LogFooter(self._offset, len(directory), len(sections) - 1, len(rows)).pack()
-        root = root_of(self._packed_header, directory, footer)
+        root = _root(self._cipher, self._packed_header, directory, footer)
         self._write(directory + footer + root)
         return root, len(rows)
 
@@ -173,12 +191,15 @@ class LogWriter:
         return rows[last]
 
     def _section(
-        self, raw: bytes, count: int, first: int, last: int
+        self, number: int, raw: bytes, count: int, first: int, last: int
     ) -> tuple[int, int, int, int, int, bytes]:
-        stored = _codec.compressor.compress(raw)
+        stored = self._protected(*_section_nonce(number), _codec.compressor.compress(raw))
         offset = self._offset
         self._write(stored)
         return offset, len(stored), count, first, last, section_hash(stored)
+
+    def _protected(self, kind: int, number: int, data: bytes) -> bytes:
+        return self._cipher.encrypt(kind, number, data) if self._cipher else data
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -189,6 +210,15 @@ class LogWriter:
             raise _spool_error(self.path, error) from error
         self._sha256.update(data)
         self._offset += len(data)
+
+
+def _section_nonce(number: int) -> tuple[int, int]:
+    """Kind and number of a directory's entry: the frame table, or an index chunk from 0 on."""
+    return (CHUNK_KIND, number - 1) if number else (TABLE_KIND, 0)
+
+
+def _root(cipher: LogCipher | None, header: bytes, directory: bytes, footer: bytes) -> bytes:
+    return cipher.root(directory, footer) if cipher else root_of(header, directory, footer)
 
 
 ReadRange = Callable[[int, int], bytes]
@@ -202,7 +232,10 @@ class LogReader:
     trust the footer. Thread-safe.
     """
 
-    def __init__(self, read: ReadRange, subject: str, size: int, root: str = "") -> None:
+    def __init__(
+        self, read: ReadRange, subject: str, size: int, root: str = "", cipher: Cipher | None = None
+    ) -> None:
+        """cipher: of an encrypted replica, None of another. Raises Damaged, InvalidRequest."""
         self.subject = subject
         self._read = read
         tail_start = max(0, size - TAIL)
@@ -210,15 +243,19 @@ class LogReader:
         footer, stored_root = LogFooter.unpack(tail[-FOOTER_SIZE:], subject)
         self._tail, self._tail_start = tail, tail_start
         end = footer.directory_offset + footer.directory_length
-        if end != size - FOOTER_SIZE or footer.directory_length != (footer.chunks + 1) * SECTION.itemsize:
+        length = (footer.chunks + 1) * SECTION.itemsize + (TAG_BYTES if cipher else 0)
+        header = self._bytes(0, HEADER_SIZE)
+        if end != size - FOOTER_SIZE or footer.directory_length != length:
             raise Damaged("the footer does not fit the length of the log", subject=subject)
         directory = self._bytes(footer.directory_offset, footer.directory_length)
-        header = self._bytes(0, HEADER_SIZE)
-        if stored_root != root_of(header, directory, footer.pack()) or (root and stored_root.hex() != root):
+        self._cipher = cipher.log(header[_LOG_ID], header) if cipher else None
+        expected = _root(self._cipher, header, directory, footer.pack())
+        if stored_root != expected or (root and stored_root.hex() != root):
             raise Damaged("header, directory or footer are not those that were written", subject=subject)
         self.header = LogHeader.unpack(header, subject)
+        self.block_hash: BlockHash = cipher.block_hash if cipher else block_hash
         self.rows = footer.rows
-        self.sections = np.frombuffer(directory, SECTION)
+        self.sections = np.frombuffer(self._plain(DIRECTORY_KIND, 0, directory, "the directory"), SECTION)
         self.frames = np.frombuffer(self._section(0), FRAME)
 
     @property
@@ -238,9 +275,10 @@ class LogReader:
         return self.unpack(number, self.packed(number))
 
     def packed(self, number: int) -> bytes:
-        """A frame as it was compressed, which proves nothing of what is in it."""
+        """A frame as it was compressed, which proves nothing of what is in it. Raises Damaged."""
         entry = self.frames[number]
-        return self._bytes(int(entry["offset"]), int(entry["stored"]))
+        stored = self._bytes(int(entry["offset"]), int(entry["stored"]))
+        return self._plain(FRAME_KIND, number, stored, f"frame {number}")
 
     def unpack(self, number: int, packed: bytes) -> bytes:
         """The raw pages of frame `number`, compressed. Raises Damaged."""
@@ -257,7 +295,16 @@ class LogReader:
         if section_hash(stored) != bytes(entry["hash"]):
             raise Damaged(f"{what} is not what was written", subject=self.subject)
         item = ROW if number else FRAME
+        stored = self._plain(*_section_nonce(number), stored, what)
         return self._decompress(stored, int(entry["count"]) * item.itemsize, what)
+
+    def _plain(self, kind: int, number: int, stored: bytes, what: str) -> bytes:
+        if self._cipher is None:
+            return stored
+        plain = self._cipher.decrypt(kind, number, stored)
+        if plain is None:
+            raise Damaged(f"{what} is not what was written", subject=self.subject)
+        return plain
 
     def _decompress(self, stored: bytes, length: int, what: str) -> bytes:
         try:
@@ -272,7 +319,7 @@ class LogReader:
         return self._read(offset, length)
 
 
-def open_local(path: Path) -> LogReader:
+def open_local(path: Path, cipher: Cipher | None = None) -> LogReader:
     """Read a log that lies on local disk. Raises Damaged; OSError if the file is not there."""
     size = path.stat().st_size
     if size < HEADER_SIZE + FOOTER_SIZE:
@@ -283,7 +330,7 @@ def open_local(path: Path) -> LogReader:
             file.seek(offset)
             return file.read(length)
 
-    return LogReader(read, str(path), size)
+    return LogReader(read, str(path), size, cipher=cipher)
 
 
 def _open_new(path: Path) -> int:

@@ -24,6 +24,7 @@ from standby.replica.documents import Head, Layer, LogReference, encode
 from standby.replica.fold import Kept, Tally, fold
 from standby.replica.format import LogHeader
 from standby.replica.journal import Place, ReplicaLog, read_head, read_settled
+from standby.replica.keys import Key
 from standby.replica.log import LogReader, LogWriter, SealedLog, SpoolFull, open_local
 from standby.replica.merge_plan import (
     WORTHWHILE,
@@ -62,17 +63,25 @@ class MergeResult(NamedTuple):
 
 
 def merge(
-    store: ObjectStore, name: str, keep: Keep, *, scratch: Path, thresholds: Thresholds = WORTHWHILE
+    store: ObjectStore,
+    name: str,
+    keep: Keep,
+    *,
+    scratch: Path,
+    thresholds: Thresholds = WORTHWHILE,
+    key: Key | None = None,
 ) -> MergeResult:
     """Fold what `keep` lets go. Repeating it is harmless.
 
-    scratch: a folder with room for the logs between two points that stay, and 4 GiB.
+    scratch: a folder with room for the logs between two points that stay, and 4 GiB. key: of an encrypted replica;
+    what is taken over from a log is encrypted anew under its layer's own key.
     Raises Damaged (nothing was changed), SpoolFull, StoreUnreachable (it may have taken effect; again is right),
-    Recoverable if others merge and sweep all the time.
+    Recoverable if others merge and sweep all the time; KeyMissing, WrongKey.
     """
-    place = Place(store, name)
+    place = Place(store, name, key)
     for attempt in range(1, ATTEMPTS + 1):
         log, version = read_settled(place)
+        cipher = log.cipher()
         stays = keep(log)
         ranges = plan_ranges(log.head, log.records, stays, thresholds)
         if not ranges:
@@ -92,7 +101,7 @@ def merge(
         head = log.head
         while _same_plan(log, head, ranges, stays, thresholds):
             merged = merged_head(head, log.chain, ranges, run.layers)
-            if not isinstance(store.swap(place.head, encode(merged), version), Conflict):
+            if not isinstance(store.swap(place.head, encode(merged, cipher), version), Conflict):
                 _HEAD_SWAPPED.reach()
                 return run.result(ranges, attempt)
             head, version = read_head(place)
@@ -178,7 +187,7 @@ class _Run:
 
     def _writer(self, wanted: DiskFold) -> LogWriter:
         header = LogHeader(self._log.head.replica, ULID().bytes, wanted.disk, wanted.size)
-        return LogWriter(self._new_file(), header)
+        return LogWriter(self._new_file(), header, self._log.cipher())
 
     def _new_file(self) -> Path:
         self._files += 1
@@ -226,7 +235,7 @@ class _Run:
                 subject=place.subject(name),
                 hint="`standby replica scrub` lists all damage; nothing was changed",
             )
-        return open_local(path)
+        return open_local(path, self._log.cipher())
 
 
 def _read(place: Place, name: str, size: int) -> Iterator[bytes]:

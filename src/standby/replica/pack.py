@@ -18,6 +18,7 @@ from standby.replica.format import (
     PAGES_PER_BLOCK,
     ROW,
     ZERO_BLOCK_HASH,
+    BlockHash,
     Rows,
     block_hash,
 )
@@ -39,15 +40,21 @@ class Frame(NamedTuple):
 
 
 def pack(
-    blocks: Blocks, content: Content, present: Masks, known: Hashes, always: npt.NDArray[np.bool_]
+    blocks: Blocks,
+    content: Content,
+    present: Masks,
+    known: Hashes,
+    always: npt.NDArray[np.bool_],
+    hashed: BlockHash = block_hash,
 ) -> Iterator[Frame]:
     """The frames that hold those blocks which differ from what is known of them.
 
     blocks: their numbers, ascending. content: (n, BLOCK) bytes. present: the pages to store of each.
     known: the hash that the replica has of each block. always: take the block even if its hash is known.
+    hashed: how the replica hashes blocks.
     """
     zero = _zero_masks(content)
-    hashes = _hashes(content, zero)
+    hashes = _hashes(content, zero, hashed)
     chosen = np.flatnonzero((hashes != known) | always)
     rows = np.zeros(len(chosen), ROW)
     rows["block"] = blocks[chosen]
@@ -92,10 +99,10 @@ def _page_flags(masks: Masks) -> npt.NDArray[np.bool_]:
     return bits.astype(bool)
 
 
-def _hashes(content: Content, zero: Masks) -> Hashes:
+def _hashes(content: Content, zero: Masks, hashed: BlockHash) -> Hashes:
     hashes = np.full(len(content), ZERO_HASH_ITEM, f"V{HASH_BYTES}")
     for number in np.flatnonzero(zero != ALL_PAGES).tolist():
-        hashes[number] = np.void(block_hash(content[number].data))
+        hashes[number] = np.void(hashed(content[number].data))
     return hashes
 
 

@@ -18,8 +18,11 @@ import msgspec
 from standby.errors import Damaged, InvalidRequest
 from standby.objects.base import ObjectMissing, ObjectStore
 from standby.records import BootFile
-from standby.replica.documents import NO_PARENT, Head, Record, decode_head, decode_record, digest
-from standby.replica.journal import PARALLEL_READS, Place
+from standby.replica import boot
+from standby.replica.cipher import Cipher
+from standby.replica.documents import NO_PARENT, Head, Record, decode_record, digest
+from standby.replica.journal import PARALLEL_READS, Place, ReplicaLog
+from standby.replica.keys import Key
 from standby.replica.plan import Needed, needed_logs
 from standby.replica.verify import Progress, content_problem
 
@@ -57,7 +60,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 class ScrubResult(NamedTuple):
     """logs: that are named; read: of these and of boot files, compared in full; bytes: read for that.
-    seen: to be given to the next scrub, where the head could be read."""
+    seen: to be given to the next scrub, where the head could be read. unproved: what could not be, for want of a key.
+    """
 
     records: int
     logs: int
@@ -65,6 +69,7 @@ class ScrubResult(NamedTuple):
     bytes: int
     findings: tuple[ScrubFinding, ...]
     seen: Seen | None
+    unproved: str = ""
 
 
 def scrub(
@@ -76,13 +81,15 @@ def scrub(
     seen: Seen | None = None,
     workers: int = 4,
     progress: Progress | None = None,
+    key: Key | None = None,
 ) -> ScrubResult:
-    """Check the replica. fraction: the share of objects that is read in full, drawn with `seed`.
+    """Check the replica. fraction: the share of objects that is read in full, drawn with `seed`. key: of an
+    encrypted replica; without it all that the chain of hashes proves is checked, but not who wrote it.
 
     What a merge changes meanwhile is not mistaken for damage, but the scrub may begin anew for it: a hold on the
     oldest point spares that. Raises InvalidRequest if there is no such replica, or it needs a newer standby.
     """
-    place = Place(store, name)
+    place = Place(store, name, key)
     for attempt in range(1, _ATTEMPTS + 1):
         result = _scrub(place, fraction, seed, seen, workers, progress)
         if not result.findings or attempt == _ATTEMPTS or not _head_moved(place, result.seen):
@@ -117,10 +124,9 @@ def _scrub(
     gone = {finding.object for finding in findings}
     draw = random.Random(seed)
     chosen = [one for one in contents if draw.random() < fraction and place.subject(one.name) not in gone]
+    cipher = place.cipher(head)
     with ThreadPoolExecutor(workers) as pool:
-        problems = list(
-            pool.map(lambda one: content_problem(place, one.name, one.size, one.sha256, progress), chosen)
-        )
+        problems = list(pool.map(lambda one: one.problem(place, cipher, progress), chosen))
     findings += [one.finding(place, text) for one, text in zip(chosen, problems, strict=True) if text]
     return ScrubResult(
         len(chain.records),
@@ -129,6 +135,7 @@ def _scrub(
         sum(one.size for one in chosen),
         tuple(findings),
         chain.seen,
+        ReplicaLog(place, head, ()).unproved,
     )
 
 
@@ -142,6 +149,13 @@ class _Content(NamedTuple):
     disk: str
     points: tuple[int, ...]
     newest: bool
+    file: BootFile | None = None
+
+    def problem(self, place: Place, cipher: Cipher | None, progress: Progress | None) -> str:
+        """What is wrong with it, read in full; "" if nothing is."""
+        if self.file is None or cipher is None:
+            return content_problem(place, self.name, self.size, self.sha256, progress)
+        return boot.problem(place, self.file, cipher)
 
     def finding(self, place: Place, cause: str) -> ScrubFinding:
         way: WayOut = "resync" if self.newest and self.kind != "boot file" else "restore"
@@ -170,6 +184,7 @@ class _Chain:
         self._place = place
         self._head = head
         self._seen = seen
+        self._cipher: Cipher | None = None
         self.records: list[Record] = []
         self.findings: list[ScrubFinding] = []
         self.seen: Seen | None = None
@@ -183,6 +198,7 @@ class _Chain:
             hole = range(wanted[-1] + 1 if wanted else head.floor, seq)
             wanted += itertools.islice((one for one in hole if not head.gone(one)), _MOST_MISSING)
             wanted.append(seq)
+        self._cipher = place.cipher(head)
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
             stored = list(pool.map(self._stored, wanted))
         pinned = {one.last: one.digest for one in head.merged}
@@ -222,7 +238,7 @@ class _Chain:
             self._found(seq, "the record is gone")
             return None
         try:
-            record = decode_record(data, subject)
+            record = decode_record(data, subject, self._cipher)
         except (Damaged, InvalidRequest) as error:
             self._found(seq, error.cause)
             return None
@@ -269,7 +285,7 @@ def _head(place: Place, seen: Seen | None) -> tuple[Head | None, bytes, ScrubFin
             ) from None
         return None, b"", _head_finding(place, "the head is gone")
     try:
-        head = decode_head(stored.data, place.subject(place.head))
+        head = place.decode_head(stored.data)
     except Damaged as error:
         return None, stored.data, _head_finding(place, error.cause)
     problem = None
@@ -311,10 +327,10 @@ def _contents(place: Place, head: Head, records: Sequence[Record]) -> Iterator[_
     for record in records:
         for file in record.machine.boot_files if record.machine else ():
             files.setdefault(file.sha256, (file, []))[1].append(record.seq)
+    cipher = place.cipher(head)
     for file, seqs in files.values():
-        yield _Content(
-            "boot file", place.below(f"boot/{file.sha256}"), file.size, file.sha256, "", tuple(seqs), True
-        )
+        name, size = place.below(boot.name_of(file, cipher)), boot.size_of(file, cipher)
+        yield _Content("boot file", name, size, file.sha256, "", tuple(seqs), True, file)
 
 
 def _touched(head: Head, records: Sequence[Record], needed: Needed) -> tuple[int, ...]:

@@ -13,19 +13,21 @@ from standby.clock import Clock
 from standby.errors import Bug, Fenced, InvalidRequest
 from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreUnreachable, Version
 from standby.records import MachineDescription
+from standby.replica.cipher import Cipher
 from standby.replica.documents import (
+    ENCRYPTED,
     NO_PARENT,
     DiskState,
     Head,
     Kind,
     LogReference,
     Record,
-    decode_head,
     decode_record,
     digest,
     encode,
 )
 from standby.replica.journal import Place, StoredRecord, check_replica_name, read_head, read_settled
+from standby.replica.keys import Key, new_data_key
 from standby.replica.log import SealedLog
 
 _HEAD_READ = failpoints.declare("attach.head_read")
@@ -53,16 +55,25 @@ class Draft(NamedTuple):
     machine: MachineDescription | None = None
 
 
-def create(store: ObjectStore, name: str, *, replica: UUID, origin: str, clock: Clock) -> Head:
-    """A new, empty replica. Raises InvalidRequest if the name is taken by another replica.
+def create(
+    store: ObjectStore, name: str, *, replica: UUID, origin: str, clock: Clock, key: Key | None = None
+) -> Head:
+    """A new, empty replica, encrypted if there is a key. Raises InvalidRequest if the name is taken by another.
 
-    Creating the same replica again (same id) finds what is there, so an interrupted creation goes on.
+    Creating the same replica again (same id) finds what is there, so an interrupted creation goes on. Raises
+    KeyMissing, WrongKey, NotEncrypted if what is there is not opened by the key.
     """
     check_replica_name(name)
-    place = Place(store, name)
-    head = Head(replica=replica, name=name, created=clock.now().isoformat(), origin=origin)
-    if isinstance(store.put_if_absent(place.head, encode(head)), Conflict):
-        found, _ = read_head(place)
+    place = Place(store, name, key)
+    now = clock.now().isoformat()
+    head = Head(replica=replica, name=name, created=now, origin=origin)
+    cipher = None
+    if key is not None:
+        cipher = Cipher(new_data_key(), replica)
+        wrapped = key.wrap(cipher.data_key, replica, now)
+        head = msgspec.structs.replace(head, read_features=(ENCRYPTED,), keys=(wrapped,))
+    if isinstance(store.put_if_absent(place.head, encode(head, cipher)), Conflict):
+        found, _ = read_head(Place(store, name))
         if found.replica != replica:
             raise InvalidRequest(
                 f"the name {name} is taken by replica {found.replica} from {found.origin or 'unknown'}",
@@ -70,7 +81,8 @@ def create(store: ObjectStore, name: str, *, replica: UUID, origin: str, clock: 
                 hint="choose another replica name; or, if it is of this machine and no other host replicates into it, "
                 "`standby vm protect` with --take-over continues it: what differs is found by hashes",
             )
-        return found
+        place.unlocked(found)
+        return read_head(place)[0]
     return head
 
 
@@ -83,14 +95,17 @@ def attach(
     new_id: NewId,
     epoch: int | None = None,
     take_over: bool = True,
+    key: Key | None = None,
 ) -> Writer:
     """Take the replica over under a new epoch; from the return on no older writer can commit.
 
     epoch: what the vault issued; None without a vault (then stored + 1). owner: the writer; the same again only
     for who goes on from the same books. take_over: also from another owner (T2).
-    Raises Fenced if a newer epoch owns the replica or takes it meanwhile, ChainBroken, Damaged.
+    key: opens an encrypted replica.
+    Raises Fenced if a newer epoch owns the replica or takes it meanwhile, ChainBroken, Damaged; KeyMissing,
+    WrongKey, NotEncrypted.
     """
-    place = Place(store, name)
+    place = Place(store, name, key)
     head, version, mine = _claim(place, owner, epoch, take_over)
     chain = list(read_settled(place)[0].chain)
     _LISTED.reach()
@@ -108,12 +123,12 @@ def attach(
             at=clock.now().isoformat(),
             writer=owner,
         )
-        stored = encode(fence)
+        stored = encode(fence, place.cipher(head))
         answer = store.put_if_absent(place.point(fence.seq), stored)
         if not isinstance(answer, Conflict):
             chain.append(StoredRecord(fence, digest(stored)))
             break
-        adopted = _stored_record(place, fence.seq)
+        adopted = _stored_record(place, head, fence.seq)
         chain.append(adopted)
         if adopted.record.epoch > mine:
             raise _fenced(place, adopted.record.epoch, mine, f"record {fence.seq}")
@@ -137,6 +152,7 @@ def _claim(place: Place, owner: str, epoch: int | None, take_over: bool) -> tupl
                 subject=place.subject(place.head),
                 hint="use a newer standby",
             )
+        cipher = place.unlocked(head)
         _HEAD_READ.reach()
         mine = head.epoch + 1 if epoch is None else epoch
         if head.epoch >= mine:
@@ -150,7 +166,7 @@ def _claim(place: Place, owner: str, epoch: int | None, take_over: bool) -> tupl
                 hint="see where the machine runs; if here and nowhere else, `standby vm protect` with --take-over",
             )
         claimed = msgspec.structs.replace(head, epoch=mine, owner=owner, changes=head.changes + 1)
-        answer = place.store.swap(place.head, encode(claimed), version)
+        answer = place.store.swap(place.head, encode(claimed, cipher), version)
         if not isinstance(answer, Conflict):
             _HEAD_SWAPPED.reach()
             return claimed, answer, mine
@@ -166,7 +182,7 @@ def _fenced(place: Place, theirs: int, mine: int, where: str) -> Fenced:
     )
 
 
-def _stored_record(place: Place, seq: int) -> StoredRecord:
+def _stored_record(place: Place, head: Head, seq: int) -> StoredRecord:
     name = place.point(seq)
     try:
         data = place.store.get(name).data
@@ -175,7 +191,7 @@ def _stored_record(place: Place, seq: int) -> StoredRecord:
             "a merge took the record away while it was read: this writer has stood still for long",
             subject=place.subject(name),
         ) from error
-    return StoredRecord(decode_record(data, place.subject(name)), digest(data))
+    return StoredRecord(decode_record(data, place.subject(name), place.cipher(head)), digest(data))
 
 
 class Writer:
@@ -232,14 +248,15 @@ class Writer:
                 writer=self.owner,
                 **draft._asdict(),
             )
-            self._pending = (draft.nonce, encode(record))
+            self._pending = (draft.nonce, encode(record, self.place.cipher(self.head)))
         stored = self._pending[1]
         if isinstance(self.place.store.put_if_absent(self.place.point(seq), stored), Conflict):
-            self._judge(_stored_record(self.place, seq).record, draft.nonce)
+            self._judge(_stored_record(self.place, self.head, seq).record, draft.nonce)
         _RECORD_PUT.reach()
         self._still_mine(seq)
         _HEAD_CHECKED.reach()
-        record = decode_record(stored, self.place.subject(self.place.point(seq)))
+        subject = self.place.subject(self.place.point(seq))
+        record = decode_record(stored, subject, self.place.cipher(self.head))
         self.chain.append(StoredRecord(record, digest(stored)))
         self._pending = None
         return record
@@ -259,7 +276,7 @@ class Writer:
     def _still_mine(self, seq: int) -> None:
         changed = self.place.store.get_if_changed(self.place.head, self._version)
         if changed:
-            self.head = decode_head(changed.data, self.place.subject(self.place.head))
+            self.head = self.place.decode_head(changed.data)
             self._version = changed.version
         if self.head.epoch != self.epoch:
             raise _fenced(self.place, self.head.epoch, self.epoch, "the head")

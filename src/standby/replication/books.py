@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
+from standby.replica.keys import WrappedKey
 from standby.replication import holder, schema
 from standby.replication.entries import Entry, Queue
 from standby.replication.limits import UNLIMITED, Bandwidth
@@ -155,6 +156,7 @@ class Books:
             fields["policy"] = msgspec.json.decode(fields["policy"], type=Policy)
             fields["excluded"] = msgspec.json.decode(fields["excluded"], type=tuple[str, ...])
             fields["replica_id"] = UUID(fields["replica_id"])
+            fields["wrapped"] = msgspec.json.decode(fields["wrapped"], type=tuple[WrappedKey, ...])
             standing = {one["side"]: msgspec.json.decode(one["body"], type=Trouble) for one in troubles}
             return Relationship(
                 status=status,
@@ -170,6 +172,10 @@ class Books:
 
     def set_policy(self, relationship: str, policy: Policy) -> None:
         self._set(relationship, policy=_json(policy))
+
+    def set_keys(self, relationship: str, wrapped: Sequence[WrappedKey], key_file: str) -> None:
+        """See Relationship. Only ever of the same data key."""
+        self._set(relationship, wrapped=_json(wrapped), key_file=key_file)
 
     def set_connection(self, relationship: str, connection: Connection) -> None:
         self._set(relationship, connection=_json(connection))

@@ -183,6 +183,26 @@ TABLE: Final[dict[str, Row]] = {
         _RETRY, "a serving process died or was not ready", "see the end of its log"
     ),
     # The agent's own files.
+    "replica.keys.KeyMissing": Row(
+        _CRITICAL,
+        "the replica is encrypted, and the agent was given no key",
+        'start the agent with `--key-file`; see the guide, "Encryption"',
+    ),
+    "replica.keys.WrongKey": Row(
+        _CRITICAL,
+        "the key is none of those that open the replica",
+        "give the right one; `standby key list` tells which those are",
+    ),
+    "replica.keys.KeyRefused": Row(
+        _CRITICAL,
+        "the key file is missing, is none, or others may read it",
+        "put it where the message says, with mode 0600",
+    ),
+    "replica.keys.NotEncrypted": Row(
+        _REFUSED,
+        "a key was given for a replica that is not encrypted",
+        "leave the key away; if the replica was encrypted before, somebody has replaced it",
+    ),
     "replica.log.SpoolFull": Row(
         _RETRY, "no space where logs are written", "make room there, or set another spool"
     ),

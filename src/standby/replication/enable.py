@@ -17,7 +17,8 @@ from standby.objects.base import ObjectStore
 from standby.objects.probe import probe
 from standby.records import Finding, MachineDescription
 from standby.replica import boot
-from standby.replica.journal import Place, ReplicaMissing, check_replica_name, read_head, read_settled
+from standby.replica.journal import Place, ReplicaMissing, check_replica_name, read_settled
+from standby.replica.keys import Key, KeyFile, KeyMissing, WrongKey
 from standby.replica.plan import last_state
 from standby.replica.writer import create
 from standby.replication.books import Books
@@ -37,6 +38,7 @@ class Request(NamedTuple):
 
     connection: how an agent that is started later reaches the machine.
     take_over: continue the replica of that name, of which this agent has no books, if it is this machine's.
+    key: the replica is encrypted, and this opens it. A key file is remembered, a passphrase is not.
     """
 
     machine: str
@@ -46,6 +48,7 @@ class Request(NamedTuple):
     excluded: Collection[str] = ()
     take_over: bool = False
     connection: Connection | None = None
+    key: Key | None = None
 
 
 class NotReady(InvalidRequest):
@@ -121,40 +124,57 @@ def enable(
         if any(finding.blocks for finding in findings):
             raise NotReady(request.machine, findings)
         _CHECKED.reach()
-        replica = _left_behind(Place(store, request.replica), request.machine) if request.take_over else None
+        replica = (
+            _left_behind(Place(store, request.replica, request.key), request) if request.take_over else None
+        )
         relationship = _relationship(
             request, hypervisor.describe(request.machine), store.url, replica or uuid4()
         )
         books.add(relationship)
     _NOTED.reach()
     try:
-        create(store, request.replica, replica=relationship.replica_id, origin=origin, clock=clock)
-    except InvalidRequest:
+        head = create(
+            store,
+            request.replica,
+            replica=relationship.replica_id,
+            origin=origin,
+            clock=clock,
+            key=request.key,
+        )
+    except (InvalidRequest, KeyMissing, WrongKey):
         # Nothing was made in the store: the request can be put again with another name.
         books.remove(relationship.id)
         raise
     description = hypervisor.describe(request.machine)
-    boot.put(Place(store, request.replica), description.boot_files, hypervisor.boot_files(request.machine))
+    if head.wrapped:
+        file = request.key.path if isinstance(request.key, KeyFile) else ""
+        books.set_keys(relationship.id, head.wrapped, str(file))
+    boot.put(
+        Place(store, request.replica, request.key),
+        description.boot_files,
+        hypervisor.boot_files(request.machine),
+    )
     _CREATED.reach()
     books.set_status(relationship.id, after(relationship.status, Event.STARTED, request.machine))
     _STARTED.reach()
     return books.get(relationship.id)
 
 
-def _left_behind(place: Place, machine: str) -> UUID | None:
+def _left_behind(place: Place, request: Request) -> UUID | None:
     """The id of the replica that is there already. Raises InvalidRequest if it is of another machine."""
     try:
-        head, _ = read_head(place)
+        log, _ = read_settled(place)
     except ReplicaMissing:
         return None
-    newest = last_state([stored.record for stored in read_settled(place)[0].chain])
-    if newest and newest.machine and newest.machine.name != machine:
+    log.cipher()
+    newest = last_state(log.records)
+    if newest and newest.machine and newest.machine.name != request.machine:
         raise InvalidRequest(
             f"the replica {place.name} is of the machine {newest.machine.name}",
             subject=place.store.url,
             hint="choose another replica name",
         )
-    return head.replica
+    return log.head.replica
 
 
 def take_over(books: Books, relationship: str) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from standby.block.disk import Disk
 from standby.block.extent import Extent, Span, total
-from standby.replica.format import BLOCK, block_count
+from standby.replica.format import BLOCK, BlockHash, block_count, block_hash
 from standby.replica.log import LogWriter
 from standby.replica.pack import ZERO_HASH_ITEM, Content, empty_content, pack, zero_rows
 from standby.replication.dirty import (
@@ -58,13 +58,21 @@ class Extractor:
     """Fills one log of one disk. Rounds are extracted one after the other; within one, by all workers."""
 
     def __init__(
-        self, known: KnownBlocks, log: Callable[[], LogWriter], workers: int = WORKERS, *, hold: int = 0
+        self,
+        known: KnownBlocks,
+        log: Callable[[], LogWriter],
+        workers: int = WORKERS,
+        *,
+        hold: int = 0,
+        hashed: BlockHash = block_hash,
     ) -> None:
         """`log` makes the log when the first changed block is found, so that no change costs no log.
 
         hold: how many blocks small rounds may keep in memory until `finish`: then they only cost the reading
-        while the guest waits for the cut's end, or dirties what the next round will have to read.
+        while the guest waits for the cut's end, or dirties what the next round will have to read. hashed: how
+        the replica hashes blocks.
         """
+        self._hashed = hashed
         self._known = known
         self._log = log
         self._workers = workers
@@ -143,7 +151,8 @@ class Extractor:
 
     def _pack(self, dirty: DirtyBlocks, always: npt.NDArray[np.bool_], content: Content) -> int:
         """How many blocks these were."""
-        for frame in pack(dirty.blocks, content, dirty.masks, self._known.lookup(dirty.blocks), always):
+        known = self._known.lookup(dirty.blocks)
+        for frame in pack(dirty.blocks, content, dirty.masks, known, always, self._hashed):
             self._log().append(frame.pages, frame.rows)
         return len(content)
 

@@ -6,19 +6,23 @@ from collections.abc import Collection
 from pathlib import Path
 
 from standby.replica.format import block_count
+from standby.replica.keys import Key
 from standby.replica.log import open_local
 from standby.replication.books import Books
 from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks, KnownLost
 from standby.replication.relationship import UNKNOWN, DiskBook, Relationship
+from standby.replication.unlock import cipher_of
 
 
 class Learning:
     """Used by one thread at a time."""
 
-    def __init__(self, books: Books, relationship: str) -> None:
+    def __init__(self, books: Books, relationship: str, key: Key | None = None) -> None:
+        """key: see Source."""
         self._books = books
         self._id = relationship
+        self._key = key
         self._known: dict[str, KnownBlocks] = {}
 
     def path(self, disk_id: str) -> Path:
@@ -44,11 +48,12 @@ class Learning:
         if behind is None:
             behind = [disk.id for disk in relationship.disks if disk.learned != UNKNOWN]
         touched = [disk for disk in entry.disks if disk.logs and disk.id in behind]
+        cipher = cipher_of(relationship, self._key) if touched else None
         for disk in touched:
             known = self.known(relationship.disk(disk.id))
             known.set_mark(entry.ordinal)
             for log in disk.logs:
-                known.learn_log(open_local(Path(log.path)))
+                known.learn_log(open_local(Path(log.path), cipher))
             known.sync()
         if touched:
             self._books.set_learned(self._id, [disk.id for disk in touched], entry.ordinal)

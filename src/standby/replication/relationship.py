@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from standby.replica.keys import WrappedKey
 from standby.replication.policy import Policy
 from standby.replication.states import Status
 
@@ -69,6 +70,8 @@ class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     closing: ordinal of the entry that closes the scan which ran last, 0 if it is not made or is committed.
     taking_over: an operator let this agent have a replica that another one owns.
     resync: what an operator last said of a resynchronization that waits ("" nothing, "now", "cancelled").
+    wrapped: the keys that open the replica, as its head had them, so that captures need no store; none if it is not
+    encrypted. key_file: where the agent finds its key, "" if it is told at each start.
     """
 
     id: str
@@ -91,6 +94,8 @@ class Relationship(msgspec.Struct, frozen=True, kw_only=True):
     capture: Trouble | None
     send: Trouble | None
     disks: tuple[DiskBook, ...]
+    wrapped: tuple[WrappedKey, ...] = ()
+    key_file: str = ""
 
     def disk(self, disk_id: str) -> DiskBook:
         return next(disk for disk in self.disks if disk.id == disk_id)

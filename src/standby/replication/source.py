@@ -19,7 +19,10 @@ from standby.clock import Clock
 from standby.errors import Bug, ResyncRequired
 from standby.hypervisor.base import Consistency, Hypervisor, Lost, MachineUnreachable, Tracking, TrackingLost
 from standby.records import MachineDescription
+from standby.replica.cipher import Cipher
 from standby.replica.documents import Kind
+from standby.replica.format import BlockHash, block_hash
+from standby.replica.keys import Key
 from standby.replica.log import SealedLog
 from standby.replication.books import Books
 from standby.replication.dirty import EMPTY, DirtyBlocks, dirty_blocks, together
@@ -34,6 +37,7 @@ from standby.replication.resync import Reason, of_lost
 from standby.replication.room import Volume
 from standby.replication.spool import Spool
 from standby.replication.statistics import DiskChange, change_of
+from standby.replication.unlock import cipher_of
 
 SCAN_LOG: Final = 512 << 20
 """Stored bytes after which a scan seals its log and commits its progress."""
@@ -91,7 +95,10 @@ class CycleReport(NamedTuple):
 
 
 class Source:
-    """Used by one thread at a time. `describe` tells the machine as a point should keep it."""
+    """Used by one thread at a time. `describe` tells the machine as a point should keep it.
+
+    key: opens an encrypted replica; without it the key file that the books name is read.
+    """
 
     def __init__(
         self,
@@ -102,6 +109,7 @@ class Source:
         clock: Clock,
         *,
         workers: int = WORKERS,
+        key: Key | None = None,
     ) -> None:
         self._books = books
         self._id = relationship
@@ -111,7 +119,8 @@ class Source:
         self._workers = workers
         self._tracking: Tracking | None = None
         self._spool = Spool(books, describe)
-        self._learning = Learning(books, relationship)
+        self._key = key
+        self._learning = Learning(books, relationship, key)
 
     @property
     def ready(self) -> bool:
@@ -177,12 +186,13 @@ class Source:
             self._refuse_unknown(relationship)
             disk = relationship.disk(disk_id)
             known = self._learning.known(disk)
-            log = self._spool.new_log(relationship, disk_id, disk.size)
+            cipher = cipher_of(relationship, self._key)
+            log = self._spool.new_log(relationship, disk_id, disk.size, cipher)
             at = disk.scanned
             with ExitStack() as stack:
                 stack.callback(log.abandon)
                 live = {one: stack.enter_context(closing(handle)) for one, handle in tracking.live().items()}
-                extractor = Extractor(known, log.writer, self._workers)
+                extractor = Extractor(known, log.writer, self._workers, hashed=_hashed(cipher))
                 while (
                     at < disk.size
                     and log.stored < SCAN_LOG
@@ -220,8 +230,10 @@ class Source:
             pending = sum(tracking.pending().values())
             if not pending and consistency is Consistency.CRASH:
                 return self._quiet_point(relationship, machine, kind, asked)
+            cipher = cipher_of(relationship, self._key)
             logs = {
-                disk.id: self._spool.new_log(relationship, disk.id, disk.size) for disk in relationship.disks
+                disk.id: self._spool.new_log(relationship, disk.id, disk.size, cipher)
+                for disk in relationship.disks
             }
             with ExitStack() as stack:
                 for log in logs.values():
@@ -229,7 +241,11 @@ class Source:
                 hold = HELD_BLOCKS // len(relationship.disks)
                 extractors = {
                     disk.id: Extractor(
-                        self._learning.known(disk), logs[disk.id].writer, self._workers, hold=hold
+                        self._learning.known(disk),
+                        logs[disk.id].writer,
+                        self._workers,
+                        hold=hold,
+                        hashed=_hashed(cipher),
                     )
                     for disk in relationship.disks
                 }
@@ -441,6 +457,10 @@ class Source:
             tried="what waited of this disk is dropped, with the points that it would have become",
             hint="nothing to do: the disk is compared with the replica by hashes; its points stay",
         )
+
+
+def _hashed(cipher: Cipher | None) -> BlockHash:
+    return cipher.block_hash if cipher else block_hash
 
 
 def _length(path: Path) -> int:

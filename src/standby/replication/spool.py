@@ -11,6 +11,7 @@ from pathlib import Path
 from ulid import ULID
 
 from standby.records import MachineDescription
+from standby.replica.cipher import Cipher
 from standby.replica.format import LogHeader
 from standby.replica.log import LogWriter, SealedLog
 from standby.replication.books import Books
@@ -21,16 +22,17 @@ from standby.replication.room import Volume
 class DiskLog:
     """The log of one disk in one entry; it comes into being with the first changed block."""
 
-    def __init__(self, path: Path, header: LogHeader) -> None:
+    def __init__(self, path: Path, header: LogHeader, cipher: Cipher | None = None) -> None:
         self._path = path
         self._header = header
+        self._cipher = cipher
         self._lock = threading.Lock()
         self._writer: LogWriter | None = None
 
     def writer(self) -> LogWriter:
         with self._lock:
             if self._writer is None:
-                self._writer = LogWriter(self._path, self._header)
+                self._writer = LogWriter(self._path, self._header, self._cipher)
             return self._writer
 
     @property
@@ -87,10 +89,11 @@ class Spool:
         """Ask the machine again where its disks lie: they may have been moved."""
         self._folders = {}
 
-    def new_log(self, relationship: Relationship, disk_id: str, size: int) -> DiskLog:
+    def new_log(self, relationship: Relationship, disk_id: str, size: int, cipher: Cipher | None) -> DiskLog:
+        """cipher: of an encrypted replica. What lies here is what is uploaded, so it is encrypted here."""
         log_id = ULID()
         path = self.folder(relationship, disk_id) / f"{disk_id}-{relationship.id}-{log_id}.hrl"
-        return DiskLog(path, LogHeader(relationship.replica_id, log_id.bytes, disk_id, size))
+        return DiskLog(path, LogHeader(relationship.replica_id, log_id.bytes, disk_id, size), cipher)
 
     def remove_orphans(self, relationship: Relationship) -> None:
         """Remove logs of ours that no entry names: unfinished ones, and those committed already."""

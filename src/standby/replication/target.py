@@ -16,6 +16,7 @@ from standby.replica.documents import DiskState, Record
 from standby.replica.format import block_count
 from standby.replica.image import REGION_BLOCKS
 from standby.replica.journal import ReplicaLog, read_head
+from standby.replica.keys import Key
 from standby.replica.plan import last_state
 from standby.replica.writer import Draft, NewId, Writer, attach
 from standby.replication.books import Books
@@ -23,6 +24,7 @@ from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks
 from standby.replication.relationship import UNKNOWN, DiskBook
 from standby.replication.resync import Reason
+from standby.replication.unlock import key_of
 
 _UPLOADED: Final = failpoints.declare("ship.uploaded")
 _COMMITTED: Final = failpoints.declare("ship.committed")
@@ -36,10 +38,17 @@ class LogDamaged(ResyncRequired):
 
 
 class Target:
-    """Used by one thread at a time."""
+    """Used by one thread at a time. key: opens an encrypted replica; without it the key file of the books is read."""
 
     def __init__(
-        self, books: Books, relationship: str, store: ObjectStore, owner: str, clock: Clock, new_id: NewId
+        self,
+        books: Books,
+        relationship: str,
+        store: ObjectStore,
+        owner: str,
+        clock: Clock,
+        new_id: NewId,
+        key: Key | None = None,
     ) -> None:
         self._books = books
         self._id = relationship
@@ -47,6 +56,7 @@ class Target:
         self._owner = f"{owner}, {relationship}"
         self._clock = clock
         self._new_id = new_id
+        self._key = key
         self._writer: Writer | None = None
 
     @property
@@ -77,7 +87,11 @@ class Target:
             new_id=self._new_id,
             epoch=epoch,
             take_over=relationship.taking_over,
+            key=key_of(relationship, self._key),
         )
+        if writer.head.wrapped != relationship.wrapped:
+            # Keys were changed since: the next start needs those that are left, also while the store is away.
+            self._books.set_keys(self._id, writer.head.wrapped, relationship.key_file)
         if relationship.taking_over:
             self._books.set_taking_over(self._id, False)
         newest = last_state([stored.record for stored in writer.chain])
@@ -101,7 +115,7 @@ class Target:
         relationship = self._books.get(self._id)
         unknown = [disk for disk in relationship.disks if disk.learned == UNKNOWN]
         while True:
-            log = ReplicaLog.read(self._store, relationship.replica)
+            log = ReplicaLog.read(self._store, relationship.replica, key=key_of(relationship, self._key))
             try:
                 self._learn(log, unknown, known)
             except (Damaged, ObjectMissing):
