@@ -104,7 +104,8 @@ def main() -> None:
         print(
             f"{what:14} reading under the cut: median {statistics.median(reading[with_rounds]) * 1e3:6.0f} ms,"
             f" most {max(reading[with_rounds]) * 1e3:6.0f} ms, of {statistics.median(under[with_rounds]):6.1f} MiB;"
-            f" cut open for {statistics.median(windows[with_rounds]) * 1e3:6.0f} ms"
+            f" cut open for {statistics.median(windows[with_rounds]) * 1e3:6.0f} ms;"
+            f" each: {', '.join(f'{one * 1e3:.0f}' for one in sorted(reading[with_rounds]))} ms"
         )
 
 

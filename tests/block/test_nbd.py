@@ -4,9 +4,11 @@ import os
 import random
 import subprocess
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from standby.block.copy import copy
@@ -48,6 +50,15 @@ def read(disk, *extents):
     into = memoryview(bytearray(b"\xee") * sum(extent.length for extent in extents))
     disk.read_all(extents, into)
     return bytes(into)
+
+
+def test_memory_that_was_read_into_or_written_from_is_let_go_of(disk):
+    for move in (disk.read, disk.write):
+        content = np.zeros(MIB, np.uint8)
+        gone = weakref.ref(content)
+        move(0, content.data)
+        del content
+        assert gone() is None
 
 
 def some_extents(count, size, seed=1, most=3 * 4096):

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from standby.block.disk import DiskUnreachable
 from standby.errors import InvalidRequest
 from standby.hypervisor.base import Consistency, CutBroken, MachineUnreachable, ScratchFull
 from standby.hypervisor.exports import Exports, NbdServerTaken
@@ -206,7 +207,11 @@ def test_an_export_that_is_gone_again_is_a_machine_that_restarted_and_no_wrong_r
     """Found by the soak: a wrong request is not retried, so that machine waited for a person."""
     exports = Exports(daemon.control, "rel", daemon.nbd)
     shown = exports.add("live", "raw")
+    disk = exports.open(shown)
     daemon.control.command("block-export-del", id=shown, mode="hard")
     wait_for(lambda: shown not in daemon.leftovers(), "the export to go")
     with pytest.raises(MachineUnreachable, match="no longer serves what was just exported"):
         exports.open(shown)
+    with pytest.raises(DiskUnreachable, match="has no export .* any more"):
+        disk.clone()
+    disk.close()

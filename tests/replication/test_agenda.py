@@ -72,6 +72,14 @@ def test_work_that_turns_out_slow_counts_as_slow():
     assert names(next_up([delta("d")], running, 4, SLOW)) == ["d"]
 
 
+def test_what_hangs_on_a_worker_of_the_quick_is_stood_in_for():
+    hangs = [Running(delta(f"r{i}"), 0.0) for i in range(6)]
+    wishes = [scan("s"), delta("known", lasts=SLOW), delta("a"), delta("b")]
+    assert next_up(wishes, hangs[:4], 4, SLOW - 1) == []
+    for count in (4, 5, 6):
+        assert names(next_up(wishes, hangs[:count], 4, SLOW)) == ["a"]
+
+
 def test_what_takes_its_whole_interval_is_slow():
     assert delta("a", frequency=1, lasts=1).slow
     assert not delta("a", frequency=1, lasts=0.9).slow
@@ -100,11 +108,13 @@ def test_never_more_than_the_workers_never_a_machine_twice_and_no_worker_idle_wi
     asked, running, workers, now
 ):
     chosen = next_up(asked, running, workers, now)
-    assert len(chosen) <= max(0, workers - len(running))
+    stood_in_for = max(0, sum(one.slow(now) for one in running) - (workers - quick_workers(workers)))
+    at_work = len(running) - stood_in_for
+    assert len(chosen) <= max(0, workers - at_work)
     machines = names(chosen) + [one.wish.machine for one in running]
     assert len(set(machines)) == len(machines)
     assert all(wish.due <= now for wish in chosen)
-    if len(chosen) + len(running) < workers:
+    if len(chosen) + at_work < workers:
         left = [one for one in asked if one.due <= now and one.machine not in machines]
         assert all(wish.slow for wish in left), "only slow work may wait while a worker is free"
     for first, second in itertools.pairwise(chosen):

@@ -11,6 +11,7 @@ from ulid import ULID
 from standby.replica.format import BLOCK, PAGE, LogHeader, block_count
 from standby.replica.image import Image
 from standby.replica.log import LogWriter, open_local
+from standby.replication import extract
 from standby.replication.dirty import DirtyBlocks
 from standby.replication.extract import Extractor
 from standby.replication.known import KnownBlocks
@@ -21,7 +22,9 @@ BLOCKS = 6
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("hold", [0, 2, 4, 100])
-def test_the_last_round_of_a_page_wins_and_whole_blocks_are_right(tmp_path, hold, seed):
+def test_the_last_round_of_a_page_wins_and_whole_blocks_are_right(tmp_path, monkeypatch, hold, seed):
+    monkeypatch.setattr(extract, "UNIT_BLOCKS", 2)
+    monkeypatch.setattr(extract, "_buffers", extract._Buffers())
     rng = random.Random(seed)
     disk = MemoryDisk(bytes(BLOCKS * BLOCK - 3 * PAGE))
     known = KnownBlocks.empty(tmp_path / "known", block_count(disk.size))

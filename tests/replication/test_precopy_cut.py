@@ -32,12 +32,12 @@ def snapshots(monkeypatch):
     return taken
 
 
-@pytest.mark.parametrize("held", [1024, 8, 0], ids=["held", "partly held", "not held"])
+@pytest.mark.parametrize("held", [16, 2], ids=["held", "partly held"])
 @pytest.mark.parametrize("rounds", [precopy.MOST_ROUNDS, 0], ids=["pre-copy", "none"])
 def test_what_is_read_under_the_cut_and_that_it_is_exact(site, monkeypatch, snapshots, rounds, held):
     monkeypatch.setattr(precopy, "WORTH", WORTH)
     monkeypatch.setattr(precopy, "MOST_ROUNDS", rounds)
-    monkeypatch.setattr(source, "HELD_BLOCKS", held)
+    monkeypatch.setattr(source, "HELD_UNITS", held)
     daemon = site.daemon()
     rig = site.rig(daemon)
     rig.protect()

@@ -15,7 +15,7 @@ from standby.replication.resync import Reason
 from standby.replication.states import State
 from tests.hypervisor.processes import PAGE, SIZE
 from tests.replication.site import due, noise, now, same_as, write
-from tests.support.faulty_store import Fault, FaultyStore, refused
+from tests.support.faulty_store import Call, Fault, FaultyStore, refused
 
 pytestmark = pytest.mark.slow
 
@@ -192,3 +192,25 @@ def test_room_that_dropping_would_not_bring_back_costs_no_logs(crowded):
     rig.engine.retry_now()
     same_as(rig, daemon)
     assert rig.seen.scanned_bytes == {}
+
+
+def test_logs_that_give_way_while_they_are_being_sent(site):
+    """What is on its way when the room runs out is neither waited for nor left to a person."""
+    daemon = site.daemon()
+    store = FaultyStore(DirectoryStore(site.folder / "store", create=True))
+    rig = site.rig(daemon, store)
+    rig.protect()
+    write(daemon, "qcow", 0, noise(BLOCK, 1))
+    write(daemon, "raw", 0, noise(BLOCK, 2))
+    due(rig)
+    assert rig.engine.source_step() is SourceAction.CYCLE
+    entry = rig.books.queue(rig.id)[0]
+    assert [disk.id for disk in entry.disks if disk.logs] == ["qcow", "raw"]
+    # While the first log is uploaded, the other's is dropped, as the capturing side does.
+    store.add(Fault("put_file", Call(lambda: rig.source.drop(["raw"], Reason.BACKLOG))))
+    rig.engine.target_step()
+    assert rig.books.get(rig.id).send is None, "nothing for a person, and no wait"
+    rig.seen.scanned_bytes.clear()
+    same_as(rig, daemon)
+    assert rig.seen.scanned_bytes == {"raw": SIZE}
+    assert store.unused() == []

@@ -21,6 +21,7 @@ from standby.replication.agenda import first_due
 from standby.replication.books import Books
 from standby.replication.engine import Engine, Observer
 from standby.replication.hours import host_zone
+from standby.replication.limits import Bandwidth
 from standby.replication.relationship import Connection, Relationship
 from standby.replication.runner import Failed, Runner
 from standby.replication.source import Source
@@ -57,6 +58,8 @@ class Engines:
         self._tz = host_zone()
         self._host = Throttle(clock=clock)
         self._throttles: dict[str, Throttle] = {}
+        self._bandwidths: dict[str, Bandwidth] = {}
+        self._host_bandwidth = books.bandwidth()
         self._failed = failed
         self._spread = spread
         self._runner = Runner(clock, self._ended) if running else None
@@ -86,6 +89,7 @@ class Engines:
                 log.error("%s: %s", relationship.machine, error)
                 return
             self._engines[relationship.id] = engine
+            self._bandwidths[relationship.id] = relationship.policy.bandwidth
             self.throttle()
         self._runner.add(engine)
 
@@ -94,6 +98,7 @@ class Engines:
         with self._lock:
             engine = self._engines.pop(relationship_id, None)
             self._throttles.pop(relationship_id, None)
+            self._bandwidths.pop(relationship_id, None)
         if engine:
             if self._runner:
                 self._runner.remove(engine)
@@ -128,9 +133,17 @@ class Engines:
         what is under way."""
         now = self._clock.now()
         with self._lock:
-            self._host.limit = self._books.bandwidth().rate(now, self._tz)
-            for relationship_id, throttle in self._throttles.items():
-                throttle.limit = self._books.get(relationship_id).policy.bandwidth.rate(now, self._tz)
+            self._host.limit = self._host_bandwidth.rate(now, self._tz)
+            for relationship_id, bandwidth in self._bandwidths.items():
+                self._throttles[relationship_id].limit = bandwidth.rate(now, self._tz)
+
+    def bandwidths_changed(self) -> None:
+        """Go by the schedules that the books have now."""
+        with self._lock:
+            self._host_bandwidth = self._books.bandwidth()
+            for relationship_id in self._bandwidths:
+                self._bandwidths[relationship_id] = self._books.get(relationship_id).policy.bandwidth
+        self.throttle()
 
     def close(self) -> None:
         for relationship_id in list(self._engines):

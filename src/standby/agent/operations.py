@@ -192,7 +192,7 @@ class Operations:
                     hint="choose other values; nothing was changed",
                 )
             engine.set_policy(request.policy)
-            self._engines.throttle()
+            self._engines.bandwidths_changed()
         return Done(findings=told)
 
     @do.register
@@ -216,7 +216,7 @@ class Operations:
     @do.register
     def _(self, request: requests.SetBandwidth) -> Done:
         self._books.set_bandwidth(request.bandwidth)
-        self._engines.throttle()
+        self._engines.bandwidths_changed()
         return Done()
 
     def _check_disks(self, machine: str, disks: Collection[str]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbd
 
 from standby.block.connection import Connections
-from standby.block.disk import DiskFailed, DiskReadOnly, check_extents
+from standby.block.disk import DiskFailed, DiskReadOnly, DiskUnreachable, check_extents
 from standby.block.extent import Extent, Span
 from standby.errors import InvalidRequest
 
@@ -95,7 +96,8 @@ class NbdDisk:
         """
         context = f"qemu:dirty-bitmap:{self._bitmap}"
         # A connection of its own: one that has both contexts makes QEMU answer for both at every call.
-        connections = self._open([context], count=1)
+        with self._still_there():
+            connections = self._open([context], count=1)
         try:
             if self._bitmap is None or not connections.first.can_meta_context(context):
                 raise InvalidRequest(
@@ -138,17 +140,28 @@ class NbdDisk:
             self._connections.run("flush", _flush, [(0, 0)])
 
     def clone(self) -> NbdDisk:
-        return NbdDisk(
-            self._socket,
-            self._export,
-            connections=self._count,
-            depth=self._depth,
-            bitmap=self._bitmap,
-            patience=self._patience,
-        )
+        with self._still_there():
+            return NbdDisk(
+                self._socket,
+                self._export,
+                connections=self._count,
+                depth=self._depth,
+                bitmap=self._bitmap,
+                patience=self._patience,
+            )
 
     def close(self) -> None:
         self._connections.drop("the disk was closed")
+
+    @contextmanager
+    def _still_there(self) -> Iterator[None]:
+        """An export that was there and is not any more is no wrong request: its server was restarted, or it ended."""
+        try:
+            yield
+        except InvalidRequest as error:
+            raise DiskUnreachable(
+                f"{error.cause} any more", subject=error.subject, hint="see whether its server was restarted"
+            ) from error
 
     def _open(self, contexts: Sequence[str], count: int | None = None) -> Connections:
         return Connections(
@@ -227,12 +240,14 @@ def _status(connections: Connections, extent: Extent) -> Iterator[tuple[int, int
             )
 
 
+# An nbd.Buffer around the view would never let go of it (libnbd 1.14.2, nbd_internal_py_get_aio_view): each read
+# and write would leave its memory behind.
 def _read(handle: nbd.NBD, offset: int, view: memoryview) -> Any:
-    return handle.aio_pread(nbd.Buffer.from_buffer(view), offset)
+    return handle.aio_pread(view, offset)
 
 
 def _write(handle: nbd.NBD, offset: int, view: memoryview) -> Any:
-    return handle.aio_pwrite(nbd.Buffer.from_buffer(view), offset)
+    return handle.aio_pwrite(view, offset)
 
 
 def _zero(handle: nbd.NBD, offset: int, length: int) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from standby.agent import daemon
+from standby.agent.memory import give_back_large
 from standby.agent.requests import SetBandwidth
 from standby.cli.asking import carry_out
 from standby.cli.foreground import stopping
@@ -39,6 +40,7 @@ def run(
     # They tell at this level what is only of use to those who mend them.
     for noisy in ("asyncio", "qemu.qmp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    give_back_large()
     with closing(Books(made(folder_of(state)))) as books, stopping() as stop:
         daemon.run(books, SystemClock(), stop)
 

@@ -13,11 +13,14 @@ from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_bytes
+from standby.cli.replica_cost import cost
 from standby.cli.replica_export import export
+from standby.cli.replica_files import copy, files
 from standby.cli.replica_holds import holds, release
 from standby.cli.replica_restore import restore, serve
 from standby.cli.replica_retain import merge, retain, sweep
 from standby.cli.replica_scrub import scrub
+from standby.cli.replica_seed import seed
 from standby.cli.replica_verify import verify
 from standby.errors import Damaged, StandbyError
 from standby.objects.address import open_store
@@ -120,9 +123,13 @@ app.command()(scrub)
 app.command()(restore)
 app.command()(export)
 app.command()(serve)
+app.command()(files)
+app.command()(copy)
+app.command()(seed)
 app.command()(retain)
 app.command()(merge)
 app.command()(sweep)
+app.command()(cost)
 app.command()(holds)
 app.command()(release)
 

@@ -191,6 +191,85 @@ class Exported(msgspec.Struct, kw_only=True):
     seconds: float
 
 
+class ReplicaCost(msgspec.Struct, kw_only=True):
+    """logs, layers, documents, boot, stored: bytes. writes, reads: requests a month, null where too few points
+    tell their pace. storage, requests, total: money a month."""
+
+    replica: str
+    logs: int
+    layers: int
+    documents: int
+    boot: int
+    stored: int
+    writes: int | None
+    reads: int | None
+    storage: float
+    requests: float | None
+    total: float
+
+
+class Costs(msgspec.Struct, kw_only=True):
+    """currency, as_of: of the price file."""
+
+    store: str
+    currency: str
+    as_of: str
+    replicas: tuple[ReplicaCost, ...]
+    total: float
+
+
+class Seeded(msgspec.Struct, kw_only=True):
+    """read: bytes of the copies. sent: bytes that were stored; what an earlier run stored is not again."""
+
+    store: str
+    replica: str
+    disks: tuple[str, ...]
+    read: int
+    sent: int
+    seconds: float
+
+
+class FileSystem(msgspec.Struct, kw_only=True):
+    """name: what paths in it begin with. readable: whether it could be mounted."""
+
+    name: str
+    type: str
+    readable: bool
+
+
+class File(msgspec.Struct, kw_only=True):
+    """kind: file, directory, link or special. target: of a link. mode: as `ls -l` writes it."""
+
+    path: str
+    kind: str
+    size: int
+    mode: str
+    owner: int
+    group: int
+    modified: str
+    target: str
+
+
+class Files(msgspec.Struct, kw_only=True):
+    """Without a path: the file systems. With one: the files there."""
+
+    replica: str
+    point: int
+    at: str
+    file_systems: tuple[FileSystem, ...] = ()
+    files: tuple[File, ...] = ()
+
+
+class CopiedFiles(msgspec.Struct, kw_only=True):
+    """copied: what is there now."""
+
+    replica: str
+    point: int
+    at: str
+    copied: tuple[str, ...]
+    seconds: float
+
+
 class Serving(msgspec.Struct, kw_only=True):
     """Printed once, when clients can connect."""
 

@@ -55,12 +55,12 @@ def open_held(
 
 
 def open_point(
-    store: str, replica: str, point: str = "newest", disk: str = "", data_key: str = ""
+    store: str, replica: str, point: str = "newest", disk: str = "", damage: str = "", data_key: str = ""
 ) -> ServedImage:
     """The disk as at a point (see `ReplicaLog.point`), under a hold that ends when the disk is closed.
 
-    On a store that cannot be written there is no hold, and the server's log says so. A server that is killed
-    leaves its hold, which names it. data_key: of an encrypted replica, hex.
+    damage: as with `open_held`. On a store that cannot be written there is no hold, and the server's log says
+    so. A server that is killed leaves its hold, which names it. data_key: of an encrypted replica, hex.
     """
     place = Place(open_store(store), replica, _key(data_key))
     seq = read_settled(place)[0].point(point).seq
@@ -76,7 +76,9 @@ def open_point(
         if held:
             drop_hold(place, hold_id)
         raise
-    return ServedImage(image, None, (lambda: drop_hold(place, hold_id)) if held else None)
+    return ServedImage(
+        image, Path(damage) if damage else None, (lambda: drop_hold(place, hold_id)) if held else None
+    )
 
 
 def _key(data_key: str) -> Key | None:

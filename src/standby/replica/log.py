@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
-from standby.errors import Bug, Damaged, Recoverable
+from standby.errors import Bug, Damaged, Recoverable, ResyncRequired
 from standby.objects.durable import sync
 from standby.replica.cipher import (
     CHUNK_KIND,
@@ -54,6 +54,19 @@ class SpoolFull(Recoverable):
     """No space is left where logs are written."""
 
 
+class LogDamaged(ResyncRequired):
+    """A sealed log is gone, or is no longer what was sealed. `path` is where it is, or was."""
+
+    def __init__(self, log: SealedLog, cause: str) -> None:
+        self.path = log.path
+        super().__init__(
+            f"a log that waited for the store {cause}",
+            subject=f"disk {log.disk_id}, {log.path}",
+            tried="nothing of it was committed",
+            hint="nothing to do: the disk is compared with the replica; check the volume that the log lay on",
+        )
+
+
 class SealedLog(NamedTuple):
     """A log on local disk, complete and durable. data: raw bytes of its pages. sha256, root: hex."""
 
@@ -65,6 +78,16 @@ class SealedLog(NamedTuple):
     root: str
     rows: int
     data: int
+
+    def check(self) -> None:
+        """Read all of it again. Raises LogDamaged: committed, only a verification would find the damage."""
+        try:
+            with self.path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError as error:
+            raise LogDamaged(self, "is gone") from error
+        if found != self.sha256:
+            raise LogDamaged(self, "is not what was sealed")
 
 
 class _Codec(threading.local):

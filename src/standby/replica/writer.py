@@ -10,7 +10,7 @@ import msgspec
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import Bug, Fenced, InvalidRequest
+from standby.errors import Bug, Fenced, InvalidRequest, Recoverable
 from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreUnreachable, Version
 from standby.records import MachineDescription
 from standby.replica.cipher import Cipher
@@ -28,7 +28,8 @@ from standby.replica.documents import (
 )
 from standby.replica.journal import Place, StoredRecord, check_replica_name, read_head, read_settled
 from standby.replica.keys import Key, new_data_key
-from standby.replica.log import SealedLog
+from standby.replica.log import LogDamaged, SealedLog
+from standby.replica.plan import last_state
 
 _HEAD_READ = failpoints.declare("attach.head_read")
 _HEAD_SWAPPED = failpoints.declare("attach.head_swapped")
@@ -139,7 +140,8 @@ def attach(
     if head.epoch != mine:
         raise _fenced(place, head.epoch, mine, "the head")
     _ATTACHED.reach()
-    return Writer(place, owner, head, version, chain)
+    newest = last_state([stored.record for stored in chain])
+    return Writer(place, owner, head, version, chain[-1], newest)
 
 
 def _claim(place: Place, owner: str, epoch: int | None, take_over: bool) -> tuple[Head, Version, int]:
@@ -197,32 +199,43 @@ def _stored_record(place: Place, head: Head, seq: int) -> StoredRecord:
 class Writer:
     """The owner of a replica under one epoch. Used by one thread at a time.
 
-    epoch: this writer's, for ever. head: as last read. chain: every record from the floor to the tail.
+    epoch: this writer's, for ever. head: as last read. newest: the newest record that says what the replica holds
+    (no fence), if there is one. Of the chain only its end is kept: it grows for ever, and there is one writer a
+    machine.
     """
 
     def __init__(
-        self, place: Place, owner: str, head: Head, version: Version, chain: list[StoredRecord]
+        self,
+        place: Place,
+        owner: str,
+        head: Head,
+        version: Version,
+        tail: StoredRecord,
+        newest: Record | None,
     ) -> None:
         self.place = place
         self.owner = owner
         self.epoch = head.epoch
         self.head = head
-        self.chain = chain
+        self.newest = newest
+        self._tail = tail
         self._version = version
         self._pending: tuple[str, bytes] | None = None
 
     @property
     def tail(self) -> Record:
-        return self.chain[-1].record
-
-    def committed(self, nonce: str) -> Record | None:
-        """The record that says what `nonce` stands for, if the chain has it."""
-        return next((s.record for s in reversed(self.chain) if s.record.nonce == nonce), None)
+        return self._tail.record
 
     def upload(self, log: SealedLog) -> LogReference:
-        """W1: put a sealed log under this epoch. Harmless to repeat."""
+        """W1: put a sealed log under this epoch. Harmless to repeat. Raises LogDamaged."""
         name = self.place.log(self.epoch, log.log_id)
-        self.place.store.put_file(self.place.below(name), log.path)
+        log.check()
+        try:
+            self.place.store.put_file(self.place.below(name), log.path)
+        except (InvalidRequest, Recoverable) as error:
+            if log.path.exists():
+                raise
+            raise LogDamaged(log, "was taken away while it was sent") from error
         _LOG_PUT.reach()
         return LogReference(
             name=name, size=log.size, sha256=log.sha256, root=log.root, rows=log.rows, data=log.data
@@ -244,7 +257,7 @@ class Writer:
                 replica=self.head.replica,
                 seq=seq,
                 epoch=self.epoch,
-                parent=self.chain[-1].digest,
+                parent=self._tail.digest,
                 writer=self.owner,
                 **draft._asdict(),
             )
@@ -257,7 +270,7 @@ class Writer:
         _HEAD_CHECKED.reach()
         subject = self.place.subject(self.place.point(seq))
         record = decode_record(stored, subject, self.place.cipher(self.head))
-        self.chain.append(StoredRecord(record, digest(stored)))
+        self._tail, self.newest = StoredRecord(record, digest(stored)), record
         self._pending = None
         return record
 

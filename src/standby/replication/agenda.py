@@ -67,10 +67,12 @@ def quick_workers(workers: int) -> int:
 
 def next_up(wishes: Iterable[Wish], running: Collection[Running], workers: int, now: float) -> list[Wish]:
     """Which wishes get the free workers now, in this order. Wishes that are not due are passed over, and so
-    are those of machines that have a worker."""
+    are those of machines that have a worker. What turned out slow on a worker of the quick does not count as one:
+    a machine has one piece of work at most, so the workers stay fewer than the machines."""
     busy = {one.wish.machine for one in running}
-    free = workers - len(running)
     slow_free = workers - quick_workers(workers) - sum(one.slow(now) for one in running)
+    # Where many machines begin to hang at once, as when their storage does, one more worker each stands in.
+    free = workers - len(running) + max(0, -slow_free)
     chosen: list[Wish] = []
     for wish in sorted((one for one in wishes if one.due <= now), key=lambda one: _rank(one, now)):
         if len(chosen) >= free:

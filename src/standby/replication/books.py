@@ -61,6 +61,7 @@ class Books:
         try:
             with self._failures():
                 self._db = _connect(f"file:{quote(str(folder / _FILE))}")
+                self._read: dict[str, Relationship] | None = {}
                 for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                     self._db.execute(f"PRAGMA {pragma}")
                 schema.bring_up(self._db, str(folder / _FILE))
@@ -86,6 +87,7 @@ class Books:
         books._lock_file = -1
         books.learning = threading.Lock()
         books._lock = threading.RLock()
+        books._read = None
         with books._failures():
             books._db = _connect(f"file:{quote(str(folder / _FILE))}?mode=ro")
             schema.check(books._db, str(folder / _FILE))
@@ -137,7 +139,10 @@ class Books:
             return [self.get(one) for one in ids]
 
     def get(self, relationship: str) -> Relationship:
+        """As it is now. Costs next to nothing while nothing is written."""
         with self._reading():
+            if self._read is not None and (read := self._read.get(relationship)):
+                return read
             row = self._db.execute("SELECT * FROM relationship WHERE id = ?", (relationship,)).fetchone()
             disks = self._db.execute(
                 "SELECT id, size, scan, scanned, learned, round FROM disk WHERE relationship = ? ORDER BY id",
@@ -158,7 +163,7 @@ class Books:
             fields["replica_id"] = UUID(fields["replica_id"])
             fields["wrapped"] = msgspec.json.decode(fields["wrapped"], type=tuple[WrappedKey, ...])
             standing = {one["side"]: msgspec.json.decode(one["body"], type=Trouble) for one in troubles}
-            return Relationship(
+            found = Relationship(
                 status=status,
                 connection=msgspec.json.decode(connection, type=Connection) if connection else None,
                 capture=standing.get(Side.CAPTURE),
@@ -166,6 +171,9 @@ class Books:
                 disks=tuple(DiskBook(**disk) for disk in disks),
                 **fields,
             )
+            if self._read is not None and not self._db.in_transaction:
+                self._read[relationship] = found
+            return found
 
     def set_status(self, relationship: str, status: Status) -> None:
         self._set(relationship, state=status.state, before_pause=status.before_pause)
@@ -426,6 +434,8 @@ class Books:
                 yield self._db
                 return
             with self._failures():
+                if self._read is not None:
+                    self._read.clear()
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db

@@ -227,7 +227,7 @@ TABLE: Final[dict[str, Row]] = {
         "a log that waited for the store is gone or cut short",
         "check the volume that it lay on",
     ),
-    "replication.target.LogDamaged": Row(
+    "replica.log.LogDamaged": Row(
         Outcome.RESYNC,
         "a log that waited for the store is not what was sealed",
         "check the volume that it lay on",
@@ -267,6 +267,12 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.page_blob.BlobTaken": Row(_REFUSED, "the blob is there already", "choose another name"),
     "recovery.export.ExportDiffers": Row(
         _CRITICAL, "what was read back was not exported so", "check the target's storage"
+    ),
+    "recovery.appliance.ApplianceFailed": Row(
+        _RETRY, "the machine that reads file systems does not start", "what libguestfs-test-tool says"
+    ),
+    "recovery.files.FilesFailed": Row(
+        _RETRY, "a file could not be read or written", "see room and rights at the target"
     ),
     "recovery.failover.TestInProgress": Row(
         _REFUSED, "a test failover is there already", "clean it up first"

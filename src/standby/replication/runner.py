@@ -52,8 +52,9 @@ class _Slot:
         self.lasted: dict[_Lane, deque[float]] = {}
 
     def lasts(self, lane: _Lane) -> float:
+        """Its last time too: what hung once must not take a worker of the quick again."""
         times = self.lasted.get(lane)
-        return median(times) if times else 0.0
+        return max(median(times), times[-1]) if times else 0.0
 
 
 class _Lane:

@@ -48,8 +48,8 @@ SCAN_READ: Final = 8 << 30
 SCAN_STEP: Final = 256 << 20
 """Bytes of the disk that are scanned between two looks at the log's size."""
 
-HELD_BLOCKS: Final = 1024
-"""Blocks of 64 KiB that a cycle's small rounds keep in memory, to hash and compress them once the cut is released."""
+HELD_UNITS: Final = 16
+"""Units of 4 MiB that a cycle's small rounds keep in memory, to hash and compress them once the cut is released."""
 
 _RECOVERED = failpoints.declare("source.recovered")
 _BEGUN = failpoints.declare("source.begun")
@@ -238,7 +238,7 @@ class Source:
             with ExitStack() as stack:
                 for log in logs.values():
                     stack.callback(log.abandon)
-                hold = HELD_BLOCKS // len(relationship.disks)
+                hold = max(1, HELD_UNITS // len(relationship.disks))
                 extractors = {
                     disk.id: Extractor(
                         self._learning.known(disk),

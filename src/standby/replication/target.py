@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import file_digest
 from pathlib import Path
 from typing import Final
 
 from standby import failpoints
 from standby.clock import Clock
-from standby.errors import Damaged, ResyncRequired
+from standby.errors import Damaged
 from standby.objects.base import ObjectMissing, ObjectStore
 from standby.replica.documents import DiskState, Record
 from standby.replica.format import block_count
 from standby.replica.image import REGION_BLOCKS
 from standby.replica.journal import ReplicaLog, read_head
 from standby.replica.keys import Key
+from standby.replica.log import LogDamaged
 from standby.replica.plan import last_state
 from standby.replica.writer import Draft, NewId, Writer, attach
 from standby.replication.books import Books
@@ -33,8 +33,14 @@ _DELETED: Final = failpoints.declare("ship.deleted")
 _REFILLED: Final = failpoints.declare("target.refilled")
 
 
-class LogDamaged(ResyncRequired):
-    """A log that waited for the store is no longer what was sealed."""
+def learn_disk(log: ReplicaLog, newest: Record | None, disk_id: str, known: KnownBlocks, blocks: int) -> None:
+    """Fill the hashes of a disk of so many blocks from what the replica holds as at `newest`; durably."""
+    if newest and newest.disk(disk_id):
+        image = log.image(newest.seq, disk_id)
+        count = min(blocks, block_count(image.size))
+        for first in range(0, count, REGION_BLOCKS):
+            known.fill(first, image.hashes(first, min(REGION_BLOCKS, count - first)))
+    known.sync()
 
 
 class Target:
@@ -70,7 +76,7 @@ class Target:
     @property
     def newest(self) -> Record | None:
         """The newest record that says what the replica holds, once attached."""
-        return last_state([stored.record for stored in self._writer.chain]) if self._writer else None
+        return self._writer.newest if self._writer else None
 
     def attach(self, epoch: int | None = None) -> bool:
         """Own the replica under a new epoch and compare it with the books. Returns whether they agree.
@@ -94,8 +100,7 @@ class Target:
             self._books.set_keys(self._id, writer.head.wrapped, relationship.key_file)
         if relationship.taking_over:
             self._books.set_taking_over(self._id, False)
-        newest = last_state([stored.record for stored in writer.chain])
-        nonce = newest.nonce if newest else ""
+        nonce = writer.newest.nonce if writer.newest else ""
         queue = self._books.queue(self._id)
         if queue and nonce == queue[0].nonce:
             # The commit of the head of the queue had won, and its answer was lost with the agent.
@@ -132,12 +137,7 @@ class Target:
             blocks = block_count(disk.size)
             table = KnownBlocks.empty(known(disk.id), blocks)
             try:
-                if newest and newest.disk(disk.id):
-                    image = log.image(newest.seq, disk.id)
-                    count = min(blocks, block_count(image.size))
-                    for first in range(0, count, REGION_BLOCKS):
-                        table.fill(first, image.hashes(first, min(REGION_BLOCKS, count - first)))
-                table.sync()
+                learn_disk(log, newest, disk.id, table, blocks)
             finally:
                 table.close()
             self._books.set_learned(self._id, [disk.id], 0)
@@ -145,16 +145,20 @@ class Target:
     def ship(self, entry: Entry) -> Record:
         """Upload the entry's logs, commit its record, then forget it. Harmless to repeat.
 
-        Raises LogDamaged, before anything is sent, if one is not what was sealed; it is removed.
+        Raises LogDamaged, before anything is committed, if one is not what was sealed; it is removed.
         """
         if self._writer is None:
             raise AssertionError("attach() comes first")
-        if (record := self._writer.committed(entry.nonce)) is not None:
+        if (newest := self._writer.newest) and newest.nonce == entry.nonce:
             # It is committed, and the books could not be told.
             self._forget(entry)
-            return record
-        self._refuse_damaged(entry)
-        states = self._uploaded(self._writer, entry)
+            return newest
+        try:
+            states = self._uploaded(self._writer, entry)
+        except LogDamaged as error:
+            # Gone, it is found to be lost when the queue is looked through (source.py).
+            error.path.unlink(missing_ok=True)
+            raise
         _UPLOADED.reach()
         record = self._writer.commit(
             Draft(
@@ -188,26 +192,6 @@ class Target:
     def let_go(self) -> None:
         """Forget the attachment: the next one takes a new epoch."""
         self._writer = None
-
-    def _refuse_damaged(self, entry: Entry) -> None:
-        """What lay here for days is not trusted: once committed, only a verification would find it."""
-        for disk in entry.disks:
-            for log in disk.logs:
-                path = Path(log.path)
-                try:
-                    with path.open("rb") as file:
-                        intact = file_digest(file, "sha256").hexdigest() == log.sha256
-                except FileNotFoundError:
-                    intact = False
-                if not intact:
-                    # Gone, it is found to be lost when the queue is looked through (source.py).
-                    path.unlink(missing_ok=True)
-                    raise LogDamaged(
-                        "a log that waited for the store is not what was sealed",
-                        subject=f"{self._books.get(self._id).machine}, disk {disk.id}, {log.path}",
-                        tried="nothing of it was sent; it is removed, and the disk is compared with the replica",
-                        hint="check the volume that it lay on, and who else writes there",
-                    )
 
     def _forget(self, entry: Entry) -> None:
         """W4."""
