@@ -114,6 +114,6 @@ def test_a_run_directory_is_used_once_and_short(disks, tmp_path):
 
 def test_an_overlay_names_its_backing(tmp_path):
     made = HOST.overlay(tmp_path / "o.qcow2", "nbd+unix:///?socket=/nowhere", 5 << 20)
-    assert made == (tmp_path / "o.qcow2", "qcow2", "nbd+unix:///?socket=/nowhere")
+    assert made == DiskImage(tmp_path / "o.qcow2", "qcow2", "nbd+unix:///?socket=/nowhere")
     with pytest.raises(StartFailed, match="cannot create the overlay"):
         HOST.overlay(tmp_path / "no" / "o.qcow2", "nbd+unix:///?socket=/nowhere", 5 << 20)

@@ -29,9 +29,18 @@ IMAGES = {
 }
 
 
-def built(machine=MACHINE, images=IMAGES, boot_files=None, network=Network.NONE, accelerator="tcg"):
+def built(
+    machine=MACHINE, images=IMAGES, boot_files=None, network=Network.NONE, accelerator="tcg", bridge=""
+):
     return arguments(
-        machine, images, boot_files or {}, RUN, tag="TAG", network=network, accelerator=accelerator
+        machine,
+        images,
+        boot_files or {},
+        RUN,
+        tag="TAG",
+        network=network,
+        accelerator=accelerator,
+        bridge=bridge,
     )
 
 
@@ -51,7 +60,7 @@ def test_an_overlay_reads_through_and_keeps_what_it_read():
     found = nodes(built())
     assert found["system"]["driver"] == "qcow2"
     assert found["system"]["backing"] == "backing0"
-    assert found["backing0"] == nbd_options(IMAGES["system"].backing) | {"node-name": "backing0"}
+    assert found["backing0"] == nbd_options(IMAGES["system"].backing, 60) | {"node-name": "backing0"}
     assert found["fetch0"] == {"driver": "copy-on-read", "node-name": "fetch0", "file": "system"}
 
 
@@ -71,6 +80,11 @@ def test_no_network_unless_asked_and_then_a_closed_one():
     assert values(restricted, "-netdev") == ["user,id=net0,restrict=on"]
     assert '"mac": "52:54:00:00:00:01"' in " ".join(restricted)
     assert "-nic" not in restricted
+    assert values(built(network=Network.USER), "-netdev") == ["user,id=net0"]
+    assert values(built(network=Network.BRIDGE, bridge="br0"), "-netdev") == ["bridge,id=net0,br=br0"]
+    for network, bridge in ((Network.BRIDGE, ""), (Network.USER, "br0")):
+        with pytest.raises(StartRefused, match="a bridge"):
+            built(network=network, bridge=bridge)
 
 
 def test_kvm_and_emulation():
@@ -123,11 +137,11 @@ def test_uefi_and_unknown_buses_are_refused():
     ],
 )
 def test_nbd_addresses(uri, server, export):
-    options = nbd_options(uri)
+    options = nbd_options(uri, 60)
     assert (options["server"], options["export"], options["read-only"]) == (server, export, True)
 
 
 @pytest.mark.parametrize("uri", ["https://x/", "nbd+unix:///x", "/a/file"])
 def test_other_addresses_are_refused(uri):
     with pytest.raises(StartRefused, match="neither nbd://"):
-        nbd_options(uri)
+        nbd_options(uri, 60)

@@ -11,7 +11,9 @@ from standby.hypervisor.launch import QemuHost
 from standby.objects.base import StoreRefused
 from standby.objects.directory import DirectoryStore
 from standby.records import BootRole, MachineDescription
-from standby.recovery import failover, run_directory
+from standby.recovery import failover, live, run_directory
+from standby.recovery.live_steps import COMMITTED
+from standby.recovery.machine_steps import RunOrder
 from standby.replica import boot
 from standby.replica.documents import Head
 from standby.replica.format import BLOCK, HEADER_SIZE
@@ -113,5 +115,10 @@ def root() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="sb-"))
     yield folder
     for run in run_directory.recoveries(folder):
-        failover.clean_up(run, HOST)
+        if run_directory.read_order(run, RunOrder).kind == "test":
+            failover.clean_up(run, HOST)
+        else:
+            for mark in (COMMITTED, "merging"):
+                (run / mark).unlink(missing_ok=True)
+            live.cancel(run, HOST)
     shutil.rmtree(folder)

@@ -15,7 +15,7 @@ from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.host import NotBooted, StartFailed
 from standby.hypervisor.launch import QemuHost
 from standby.hypervisor.qmp import Qmp
-from standby.recovery import failover, failover_steps, run_directory, serving
+from standby.recovery import failover, machine_steps, run_directory, serving
 from standby.recovery.failover import NotServed, Phase, Request, TestInProgress
 from standby.recovery.prerequisites import NotReady, PointNotBootable
 from standby.recovery.run_directory import NoRecovery, RecoveryBusy
@@ -148,7 +148,7 @@ def test_damage_that_the_machine_meets_is_told_by_block(replica, root, tmp_path)
 
 def test_a_store_that_cannot_be_written_is_tested_without_a_hold(replica, root, tmp_path, monkeypatch):
     bootless(replica, tmp_path)
-    monkeypatch.setattr(failover_steps, "open_store", lambda _address: ReadOnly(replica.store))
+    monkeypatch.setattr(machine_steps, "open_store", lambda _address: ReadOnly(replica.store))
     found = failover.start(request(replica), root, HOST)
     assert not found.held
     assert replica.head.holds == ()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +12,11 @@ from standby import failpoints
 from standby.recovery import failover, run_directory
 from standby.recovery.failover import Phase
 from tests.recovery.conftest import HOST, Replica
+from tests.recovery.killed import DONE, KILLED, Zygote
 from tests.recovery.machines import assert_nothing_left, bootless, processes
 
 pytestmark = pytest.mark.slow
 
-KILLED, DONE = -9, 0
 STEPS = 7
 STARTING = [
     ("run_directory.made", 1),
@@ -33,31 +30,10 @@ STARTING = [
 CLEANING = ["steps.undoing", "steps.undid", "steps.undone"]
 
 
-class Zygote:
-    def __init__(self, store: Path, root: Path) -> None:
-        self._order = {"store": str(store), "root": str(root), "run": ""}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.recovery.zygote"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def live(self, verb: str, failpoint: str = "", run: Path | None = None) -> int:
-        order = self._order | {"verb": verb, "failpoint": failpoint, "run": str(run)}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(10)
-
-
 @pytest.fixture
 def zygote(replica: Replica, tmp_path: Path, root: Path) -> Iterator[Zygote]:
     bootless(replica, tmp_path)
-    zygote = Zygote(replica.root, root)
+    zygote = Zygote(store=replica.root, root=root)
     yield zygote
     zygote.close()
 
@@ -93,9 +69,9 @@ def test_killed_at_any_failpoint_it_goes_on_to_the_end(replica, root, zygote):
     for number in range(2, STEPS + 1):
         for name in ("started", "did"):
             # What went before is asked and not done again, but for `check`: that is made at every turn.
-            status = zygote.live("resume", f"steps.{name}=kill@2", run)
+            status = zygote.live("resume", f"steps.{name}=kill@2", run=run)
             assert status == KILLED, (number, name)
-    assert zygote.live("resume", "", run) == DONE
+    assert zygote.live("resume", run=run) == DONE
     found = failover.look(run, HOST)
     assert found.journal.complete
     assert found.phase is Phase.RUNNING
@@ -114,7 +90,7 @@ def test_killed_while_cleaning_up_it_is_taken_up_again(replica, root, zygote):
     began = time.monotonic()
     turn = 0
     while (
-        status := zygote.live("clean up", f"{CLEANING[turn % 3]}=kill,run_directory.gone=kill", run)
+        status := zygote.live("clean up", f"{CLEANING[turn % 3]}=kill,run_directory.gone=kill", run=run)
     ) == KILLED:
         turn += 1
         assert time.monotonic() - began < 60

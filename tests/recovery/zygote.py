@@ -1,7 +1,7 @@
-"""Processes that work on a test failover and are killed: one that has imported everything forks them.
+"""Processes that work on a recovery and are killed: one that has imported everything forks them.
 
 Run as `python -m tests.recovery.zygote`. Each line on standard input is a JSON object {failpoint, verb,
-store, root, run}; the forked process arms the failpoint and does what verb says. The answer is one line:
+store, root, run, ...}; the forked process arms the failpoint and does what verb says. The answer is one line:
 its exit status, negative for a signal.
 """
 
@@ -15,7 +15,9 @@ from pathlib import Path
 
 from standby import failpoints
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover
+from standby.recovery import failback, failover, hydrate, live
+from standby.recovery.failback_steps import OldDisk
+from tests.recovery import sealing
 
 
 def work(order: dict[str, str]) -> None:
@@ -30,6 +32,32 @@ def work(order: dict[str, str]) -> None:
             failover.clean_up(Path(order["run"]), host)
         case "resume":
             failover.resume(Path(order["run"]), host)
+        case "fail over":
+            live.start(
+                live.Request(order["store"], "web", boot_limit=None, confirmed=True),
+                Path(order["root"]),
+                host,
+            )
+        case "go on":
+            live.resume(Path(order["run"]), host)
+        case "change point":
+            live.change_point(Path(order["run"]), order["point"], host)
+        case "cancel":
+            live.cancel(Path(order["run"]), host)
+        case "commit":
+            live.commit(Path(order["run"]), host)
+        case "hydrate":
+            hydrate.hydrate(Path(order["run"]), host)
+        case "fail back":
+            old = [OldDisk(id=disk, path=path, format=kind) for disk, path, kind in json.loads(order["old"])]
+            request = failback.Request(order["store"], "web", old, boot_limit=None)
+            failback.start(request, Path(order["root"]), host)
+        case "complete":
+            failback.complete(Path(order["run"]), host)
+        case "commit back":
+            failback.commit(Path(order["run"]), host)
+        case "seal":
+            sealing.seal(Path(order["books"]), Path(order["qmp"]), Path(order["agent"]))
         case verb:
             raise ValueError(verb)
 

@@ -35,6 +35,7 @@ EXPECTED = {
     ("resynchronizing", Event.CLOSED): "protected",
     ("resynchronizing", Event.RESYNC_HELD): "resync required",
     ("fenced", Event.STARTED): "resync required",
+    ("sealed", Event.STARTED): "resync required",
     ("fenced", Event.TRACKING_LOST): "fenced",
     ("paused", Event.FENCED): "fenced",
     **{(state, Event.FENCED): "fenced" for state in LIVE},

@@ -55,6 +55,12 @@ def create(path: Path, format: Format, size: int) -> None:
     _qemu_img(path, "create", "-q", "-f", format.driver, *options, str(path), str(size))
 
 
+def create_overlay(path: Path, base: Path, format: Format, size: int) -> None:
+    """A new qcow2 image that takes writes and reads through to `base`, which is left as it is."""
+    base_options = ["-b", str(base.absolute()), "-F", format.driver]
+    _qemu_img(path, "create", "-q", "-f", "qcow2", *base_options, str(path), str(size))
+
+
 def describe(path: Path, driver: str) -> ImageInfo:
     """One image, without its parents; a running machine may hold it. `driver`: QEMU's name of the format."""
     output = _qemu_img(path, "info", "--force-share", "--output=json", "-f", driver, str(path))

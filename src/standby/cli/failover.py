@@ -1,31 +1,38 @@
-"""`standby failover`: machines started from their replicas. Needs a store and this host, no agent."""
+"""`standby failover`: machines started from their replicas: tests, and what is common to all of them.
+
+Needs a store and this host, no agent.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from standby.cli import results
+from standby.cli import failover_back, failover_live, results
+from standby.cli.failover_live import BootLimit, NoAgent
+from standby.cli.failover_planned import planned
+from standby.cli.failover_show import (
+    FAILOVERS,
+    TESTS,
+    RunDirectory,
+    Yes,
+    kind_of,
+    live_result,
+    root_of,
+    show_live,
+    tell,
+)
 from standby.cli.help import Group
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.machine import show_findings
-from standby.cli.output import Column, Field, Json, fields, print_json, say, stderr, stdout, table
+from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import duration
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
-from standby.cli.state import State, folder_of, made
+from standby.cli.state import State, made
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover
+from standby.recovery import failover, live, live_view
 from standby.recovery.failover import FailoverTest, Request
-from standby.recovery.steps import Row
-from standby.recovery.steps import State as StepState
 
 app = typer.Typer(cls=Group)
-
-RunDirectory = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The test's directory, as `failover list` names it.")
-]
 
 
 @app.command(name="test")
@@ -34,47 +41,61 @@ def start_test(
     replica: ReplicaName,
     point: PointChoice = "newest",
     state: State = None,
-    no_agent: Annotated[
-        bool, typer.Option("--no-agent", help="The guest has no agent: do not wait for its answer.")
-    ] = False,
-    boot_limit: Annotated[
-        float, typer.Option("--boot-limit", help="Seconds to wait for the guest agent.")
-    ] = 300.0,
+    no_agent: NoAgent = False,
+    boot_limit: BootLimit = 300.0,
     key_file: KeyFileOption = None,
     passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Boot a point straight from the store, isolated from every network, beside whatever runs."""
-    root = made(_root(state))
+    root = made(root_of(state, TESTS))
     request = Request(store, replica, point, None if no_agent else boot_limit, key_of(key_file, passphrase))
-    started = failover.start(request, root, QemuHost(), told=None if json else _tell)
+    started = failover.start(request, root, QemuHost(), told=None if json else tell)
     _show(started, json)
 
 
+app.command()(planned)
+app.command()(failover_live.unplanned)
+app.command()(failover_live.change_point)
+app.command()(failover_live.cancel)
+app.command()(failover_live.commit)
+app.command()(failover_live.hydrate)
+app.command()(failover_back.reverse)
+app.command()(failover_back.failback)
+app.command()(failover_back.complete)
+app.command()(failover_live.resume)
+
+
 @app.command(name="list")
-def list_tests(state: State = None, json: Json = False) -> None:
-    """List the test failovers on this host."""
-    root = _root(state)
-    found = failover.list_tests(root, QemuHost()) if root.is_dir() else []
+def list_all(state: State = None, json: Json = False) -> None:
+    """List the failovers and test failovers on this host."""
+    host = QemuHost()
+    lives = live_view.list_failovers(root_of(state, FAILOVERS), host)
+    tests = failover.list_tests(root_of(state, TESTS), host)
     if json:
-        print_json([_result(one) for one in found])
-    elif not found:
-        say(stdout(), "No test failover is here.")
+        print_json([*map(live_result, lives), *map(_result, tests)])
+    elif not lives and not tests:
+        say(stdout(), "No failover and no test failover is here.")
     else:
         columns = (Column("Machine"), Column("Point", right=True), Column("Phase"), Column("Run"))
-        table(stdout(), columns, [(one.name, str(one.seq), one.phase.value, str(one.run)) for one in found])
+        rows = [(one.name, str(one.seq), one.phase.value, str(one.run)) for one in lives]
+        rows += [(one.name, str(one.seq), one.phase.value, str(one.run)) for one in tests]
+        table(stdout(), columns, rows)
 
 
 @app.command()
 def show(run: RunDirectory, json: Json = False) -> None:
-    """Tell how a test failover stands, and what its machine suffers from."""
-    _show(failover.look(run, QemuHost()), json)
+    """Tell how a failover or a test of one stands, and what its machine suffers from."""
+    if kind_of(run) == "test":
+        _show(failover.look(run, QemuHost()), json)
+    else:
+        show_live(live_view.look(run, QemuHost()), json)
 
 
 @app.command()
 def mend(run: RunDirectory, json: Json = False) -> None:
     """Start again what serves the disks and has died; the machine that waits for them goes on."""
-    mended = failover.mend(run)
+    mended = failover.mend(run) if kind_of(run) == "test" else live.mend(run, QemuHost())
     if json:
         print_json(results.Mended(run=str(run), disks=tuple(mended)))
     else:
@@ -82,24 +103,20 @@ def mend(run: RunDirectory, json: Json = False) -> None:
 
 
 @app.command()
-def cleanup(run: RunDirectory, json: Json = False) -> None:
-    """End a test failover: its machine, its servers, its disks, its hold on the point."""
-    failover.clean_up(run, QemuHost(), told=None if json else _tell)
+def cleanup(run: RunDirectory, yes: Yes = False, json: Json = False) -> None:
+    """End a test failover; or remove what is left of a failover whose machine has moved on.
+
+    With --yes, also where nothing tells that it did: what its guest wrote may then be lost.
+    """
+    told = None if json else tell
+    if not run.is_dir() or kind_of(run) == "test":
+        failover.clean_up(run, QemuHost(), told=told)
+    else:
+        live.clean_up(run, QemuHost(), lose=yes, told=told)
     if json:
         print_json(results.CleanedUp(run=str(run)))
     else:
-        say(stdout(), "Cleaned up: nothing of the test is left.")
-
-
-def _root(state: Path | None) -> Path:
-    return folder_of(state) / "tests"
-
-
-def _tell(row: Row) -> None:
-    if row.error:
-        say(stderr(), f"{row.task}: {row.step} failed", style="red")
-    elif row.state in (StepState.DONE, StepState.UNDONE):
-        say(stderr(), f"{row.task}: {row.step} done")
+        say(stdout(), "Cleaned up: nothing of it is left.")
 
 
 def _show(shown: FailoverTest, json: bool) -> None:

@@ -405,6 +405,36 @@ class FailoverTest(msgspec.Struct, kw_only=True):
     problems: tuple[Finding, ...]
 
 
+class Failover(msgspec.Struct, kw_only=True):
+    """state: of its machine: not started, running, paused, off. source: what was known of the source machine.
+    epoch: of its fence. whole: the disks of which nothing is in the store only. point: 0 before one is chosen."""
+
+    run: str
+    machine: str
+    store: str
+    replica: str
+    point: int
+    phase: str
+    state: str
+    source: str
+    epoch: int
+    disks: tuple[str, ...]
+    whole: tuple[str, ...]
+    first_instruction: float | None
+    agent: float | None
+    problems: tuple[Finding, ...]
+
+
+class Sealed(msgspec.Struct, kw_only=True):
+    """A machine that was shut down for good. point: the seal, with its last write."""
+
+    machine: str
+    store: str
+    replica: str
+    point: int
+    at: str
+
+
 class Mended(msgspec.Struct, kw_only=True):
     """disks: those that are served again."""
 

@@ -151,7 +151,7 @@ def _in_foreground(folder: Path, request: Protect, *, json: bool) -> None:
                 set_key_file(books, known, open_store(known.store), Path(request.key_file))
             books.set_policy(known.id, request.policy)
             books.set_connection(known.id, request.connection)
-            if known.status.state is states.State.FENCED:
+            if known.status.state in (states.State.FENCED, states.State.SEALED):
                 take_over_replica(books, known.id)
             else:
                 books.clear_troubles(known.id)
@@ -232,11 +232,12 @@ def _check_unchanged(known: Relationship, request: Protect) -> None:
         raise InvalidRequest(
             "it is paused", subject=known.machine, hint=f"`standby vm resume {known.machine}`, then again"
         )
-    if known.status.state is states.State.SEALED:
+    if known.status.state is states.State.SEALED and not request.take_over:
         raise InvalidRequest(
-            "it is sealed: the machine was shut down for good",
+            "it is sealed: the machine was shut down for good, and may run elsewhere",
             subject=known.machine,
-            hint=f"`standby vm unprotect {known.machine}`; its replica stays",
+            hint="if it was failed back and runs here and nowhere else, the same command with --take-over; "
+            f"or `standby vm unprotect {known.machine}`: its replica stays",
         )
     if known.status.state is states.State.FENCED and not request.take_over:
         raise Fenced(

@@ -16,6 +16,7 @@ even that cannot be told (MachineUnreachable), `recover` on a new connection is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -191,6 +192,37 @@ class Tracking(Protocol):
         ...
 
 
+class Ending(Protocol):
+    """One machine on its way out, with its disks and their tracking readable until `quit`."""
+
+    def ended(self) -> bool:
+        """Whether its guest has shut down."""
+        ...
+
+    def stopped(self) -> bool:
+        """Whether its processors stand still, for whatever reason."""
+        ...
+
+    def shut_down(self, limit: float) -> bool:
+        """Ask the guest to shut down; whether it had within `limit` seconds. Its process stays.
+
+        Raises CannotOutlive where that is not possible, before the guest was asked.
+        """
+        ...
+
+    def spare(self) -> None:
+        """Let its process end with its guest again: it is not shut down now."""
+        ...
+
+    def stop(self) -> None:
+        """Stop the processors, as a power cut would."""
+        ...
+
+    def quit(self) -> None:
+        """End the process."""
+        ...
+
+
 class Hypervisor(Protocol):
     """The machines of one host, as one product runs them."""
 
@@ -209,6 +241,10 @@ class Hypervisor(Protocol):
     def check(self, machine: str, scratch: Path) -> Sequence[Finding]:
         """Everything that stands against protecting the machine with this scratch directory, or limits it:
         all of it, at once."""
+        ...
+
+    def ending(self, machine: str) -> AbstractContextManager[Ending]:
+        """The machine, to be shut down for good."""
         ...
 
     def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:

@@ -24,6 +24,14 @@ class StartFailed(NeedsPerson):
     """The hypervisor did not start the machine. The message holds its words."""
 
 
+class MergeFailed(Recoverable):
+    """An image could not be brought into its base; it stays where it is."""
+
+
+class FlushFailed(Recoverable):
+    """An image could not be made durable."""
+
+
 class NotOurs(NeedsPerson):
     """The process or machine found is not the one that was started from this run directory."""
 
@@ -37,11 +45,17 @@ class DiskImage(NamedTuple):
 
     backing: the NBD URI of what the image does not hold itself, empty when it holds all. What is read from
     there is kept in the image, so that nothing is fetched twice.
+    patience: seconds in which a read waits for a backing server that went away, before the guest sees an
+    I/O error.
+    base: the image file, with its format, that it lies upon; never together with `backing`. Nothing is kept of
+    what is read from there.
     """
 
     path: Path
     format: str
     backing: str = ""
+    patience: int = 60
+    base: tuple[Path, str] | None = None
 
 
 class Network(StrEnum):
@@ -49,6 +63,10 @@ class Network(StrEnum):
     """No network card at all."""
     RESTRICTED = "restricted"
     """The machine's cards, on a network with nothing else on it: neither the host nor the world."""
+    USER = "user"
+    """The machine's cards, behind QEMU's own address translation: it reaches out, nobody reaches in."""
+    BRIDGE = "bridge"
+    """The machine's cards, on a bridge of the host."""
 
 
 class MachineState(StrEnum):
@@ -62,6 +80,16 @@ class BootTimes(NamedTuple):
 
     first_instruction: float
     agent: float
+
+
+class Fetched(NamedTuple):
+    """How far a disk is, in bytes of it. whole: nothing of it is missing in its image. at_work: it is being
+    fetched; neither: it was not begun, or was given up."""
+
+    done: int
+    total: int
+    whole: bool
+    at_work: bool
 
 
 class Executed(NamedTuple):
@@ -127,6 +155,41 @@ class RunningMachine(Protocol):
 
     def resume(self) -> None: ...
 
+    def fetched(self, disk: str) -> Fetched:
+        """How far a disk is by now."""
+        ...
+
+    def fetch(self, disk: str) -> None:
+        """Begin to fetch all of a disk into its image, in the background. What the image has is skipped.
+
+        Not while what any disk is read from is away: the machine would hang until it is back.
+        """
+        ...
+
+    def flush(self, disk: str) -> None:
+        """Make durable what a disk's image has. Raises FlushFailed."""
+        ...
+
+    def let_go(self, disk: str) -> None:
+        """Close what a disk, once it is whole, read from. Harmless to repeat."""
+        ...
+
+    def merge(self, disk: str, limit: float) -> None:
+        """Bring what a disk's image holds into its base, and go on from there; the machine is stopped then.
+
+        The caller notes that the image is no longer needed, and only then lets the machine go on.
+        Raises MergeFailed, and then image and base are as before.
+        """
+        ...
+
+    def merged(self, disk: str) -> bool:
+        """Whether the machine writes to the disk's base."""
+        ...
+
+    def drop_overlay(self, disk: str) -> None:
+        """Close the image of a disk that was merged. Harmless to repeat."""
+        ...
+
     def power_down(self, limit: float) -> bool:
         """Ask the guest to shut down; whether the machine was gone within `limit` seconds."""
         ...
@@ -156,8 +219,10 @@ class RecoveryHost(Protocol):
         boot_files: Mapping[str, Path],
         run: Path,
         network: Network = Network.NONE,
+        bridge: str = "",
     ) -> RunningMachine:
-        """Start a machine. `disks` by disk id, `boot_files` by role; `run` is a directory to be made.
+        """Start a machine. `disks` by disk id, `boot_files` by role; `run` is a directory to be made; `bridge`
+        names the host's bridge for Network.BRIDGE.
 
         Raises StartRefused before anything was started, StartFailed after.
         """

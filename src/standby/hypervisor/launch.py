@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from standby.clock import Clock, SystemClock
-from standby.hypervisor import capacity, guest_exec
+from standby.hypervisor import capacity, fetching, guest_exec, merging
 from standby.hypervisor.accelerator import Accelerator, choose
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.base import MachineNotFound, MachineUnreachable
@@ -22,6 +22,7 @@ from standby.hypervisor.host import (
     BootTimes,
     DiskImage,
     Executed,
+    Fetched,
     MachineState,
     Network,
     NotBooted,
@@ -32,7 +33,7 @@ from standby.hypervisor.host import (
 from standby.hypervisor.process import ProcessIdentity, find_processes
 from standby.hypervisor.qemu_arguments import RunFiles, arguments, machine_name
 from standby.hypervisor.qmp import Qmp
-from standby.records import Finding, MachineDescription
+from standby.records import DiskDescription, Finding, MachineDescription
 
 _PROGRAM: Final = "qemu-system-x86_64"
 _KILL_LIMIT: Final = 30.0
@@ -80,6 +81,7 @@ class QemuHost:
         boot_files: Mapping[str, Path],
         run: Path,
         network: Network = Network.NONE,
+        bridge: str = "",
     ) -> StartedMachine:
         files = RunFiles(run.absolute())
         tag = uuid.uuid4().hex
@@ -90,6 +92,7 @@ class QemuHost:
             files,
             tag=tag,
             network=network,
+            bridge=bridge,
             accelerator=self.accelerator,
         )
         record = _Record(tag=tag, description=description, asked=self._clock.now().timestamp())
@@ -215,6 +218,34 @@ class StartedMachine:
         with self._control() as qmp:
             qmp.command("cont")
 
+    def fetched(self, disk: str) -> Fetched:
+        with self._control() as qmp:
+            return fetching.fetched(qmp, *self._disk(disk))
+
+    def fetch(self, disk: str) -> None:
+        with self._control() as qmp:
+            fetching.fetch(qmp, *self._disk(disk))
+
+    def flush(self, disk: str) -> None:
+        with self._control() as qmp:
+            fetching.flush(qmp, *self._disk(disk))
+
+    def let_go(self, disk: str) -> None:
+        with self._control() as qmp:
+            fetching.let_go(qmp, self._disk(disk)[0])
+
+    def merge(self, disk: str, limit: float) -> None:
+        with self._control() as qmp:
+            merging.merge(qmp, *self._disk(disk), limit)
+
+    def merged(self, disk: str) -> bool:
+        with self._control() as qmp:
+            return merging.merged(qmp, *self._disk(disk))
+
+    def drop_overlay(self, disk: str) -> None:
+        with self._control() as qmp:
+            merging.drop_overlay(qmp, *self._disk(disk))
+
     def power_down(self, limit: float) -> bool:
         if self._record.process is None or not self._alive():
             return True
@@ -250,6 +281,10 @@ class StartedMachine:
         """Note when the first instruction ran; gives back the record to keep."""
         self._record = msgspec.structs.replace(self._record, resumed=moment)
         return self._record
+
+    def _disk(self, disk: str) -> tuple[int, DiskDescription]:
+        """Its place on the command line, and its description."""
+        return next((index, one) for index, one in enumerate(self.description.disks) if one.id == disk)
 
     def _alive(self) -> bool:
         return self._record.process is not None and self._record.process.alive()

@@ -15,6 +15,7 @@ from typing import Literal
 from standby.clock import Clock, SystemClock
 from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.devices import bus_of, network_cards, qom
+from standby.hypervisor.ending import QemuEnding
 from standby.hypervisor.findings import ChainProblems, image_chain_problems, survey
 from standby.hypervisor.freeze import FROZEN_LIMIT
 from standby.hypervisor.inventory import SourceDisk, disks_of, is_flash
@@ -117,6 +118,12 @@ class QemuHypervisor:
                 limits=self._limits,
                 chain_problems=lambda path, kind: self._chain_problems(Path(_absolute(qmp, str(path))), kind),
             )
+
+    @contextlib.contextmanager
+    def ending(self, machine: str) -> Iterator[QemuEnding]:
+        config = self._find(machine)
+        with self._connected(machine) as qmp:
+            yield QemuEnding(qmp, config.agent)
 
     def tracking(self, machine: str, relationship: str, scratch: Path) -> QemuTracking:
         config = self._find(machine)

@@ -14,9 +14,6 @@ from standby.hypervisor.host import DiskImage, Network, StartRefused
 from standby.records import DiskDescription, MachineDescription
 
 AGENT_PORT: Final = "org.qemu.guest_agent.0"
-RECONNECT: Final = 60
-"""Seconds in which a read waits for a backing server that went away, before the guest sees an I/O error."""
-
 _NODE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,30}")
 _DISK_DEVICES: Final = {"virtio": "virtio-blk-pci", "scsi": "scsi-hd", "sata": "ide-hd", "ide": "ide-hd"}
 
@@ -75,6 +72,7 @@ def arguments(
     tag: str,
     network: Network,
     accelerator: Accelerator,
+    bridge: str = "",
 ) -> list[str]:
     """What to give qemu-system-x86_64, which then daemonizes with the processors still stopped.
 
@@ -99,7 +97,7 @@ def arguments(
         # With an id, for QEMU tells the opening of ports that have one only (VSERPORT_CHANGE).
         *("-device", f"virtserialport,id=agent,chardev=agent,name={AGENT_PORT}"),
         *_firmware(description, boot_files),
-        *_network(description, network),
+        *_network(description, network, bridge),
         *_disks(description, disks),
     ]
 
@@ -109,8 +107,16 @@ def node_name(index: int, disk: DiskDescription) -> str:
     return disk.id if _NODE_NAME.fullmatch(disk.id) else f"disk{index}"
 
 
-def nbd_options(uri: str) -> dict[str, Any]:
-    """The blockdev options of an NBD URI (`nbd://host:port/export`, `nbd+unix:///export?socket=path`)."""
+def backing_name(index: int) -> str:
+    """The block node of what the disk's image does not hold itself."""
+    return f"backing{index}"
+
+
+def nbd_options(uri: str, patience: int) -> dict[str, Any]:
+    """The blockdev options of an NBD URI (`nbd://host:port/export`, `nbd+unix:///export?socket=path`).
+
+    patience: seconds in which a read waits for a server that went away.
+    """
     parts = urlsplit(uri)
     server: dict[str, str]
     sockets = parse_qs(parts.query).get("socket", [])
@@ -126,7 +132,7 @@ def nbd_options(uri: str) -> dict[str, Any]:
         "driver": "nbd",
         "server": server,
         "export": unquote(parts.path.removeprefix("/")),
-        "reconnect-delay": RECONNECT,
+        "reconnect-delay": patience,
         "read-only": True,
     }
 
@@ -156,13 +162,20 @@ def _firmware(description: MachineDescription, boot_files: Mapping[str, Path]) -
             return ["-kernel", str(boot_files["kernel"]), *initrd, "-append", description.kernel_cmdline]
 
 
-def _network(description: MachineDescription, network: Network) -> list[str]:
+def _network(description: MachineDescription, network: Network, bridge: str) -> list[str]:
     if network is Network.NONE or not description.nics:
         return ["-nic", "none"]
+    if (network is Network.BRIDGE) is not bool(bridge):
+        raise StartRefused("a bridge is named for Network.BRIDGE and for no other", subject=description.name)
+    kind, more = {
+        Network.RESTRICTED: ("user", ",restrict=on"),
+        Network.USER: ("user", ""),
+        Network.BRIDGE: ("bridge", f",br={_escaped(bridge)}"),
+    }[network]
     options = []
     for index, nic in enumerate(description.nics):
         device = {"driver": nic.model, "netdev": f"net{index}", "mac": nic.mac}
-        options += ["-netdev", f"user,id=net{index},restrict=on", "-device", json.dumps(device)]
+        options += ["-netdev", f"{kind},id=net{index}{more}", "-device", json.dumps(device)]
     return options
 
 
@@ -178,10 +191,15 @@ def _disks(description: MachineDescription, disks: Mapping[str, DiskImage]) -> l
             )
         name, image = node_name(index, disk), disks[disk.id]
         top, backing = name, ""
+        if image.base:
+            path, driver = image.base
+            backing = backing_name(index)
+            node = _node(backing, DiskImage(path, driver), "") | {"read-only": True, "auto-read-only": True}
+            options += ["-blockdev", json.dumps(node)]
         if image.backing:
             # A node of its own: options given within would be mixed with the address in the image's header.
-            backing = f"backing{index}"
-            node = nbd_options(image.backing) | {"node-name": backing}
+            backing = backing_name(index)
+            node = nbd_options(image.backing, image.patience) | {"node-name": backing}
             options += ["-blockdev", json.dumps(node)]
         options += ["-blockdev", json.dumps(_node(name, image, backing))]
         if image.backing:

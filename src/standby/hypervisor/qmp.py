@@ -32,6 +32,7 @@ from qemu.qmp import (
     Runstate,
 )
 from qemu.qmp.message import Message
+from qemu.qmp.qmp_client import NegotiationError
 
 from standby.errors import Recoverable
 from standby.hypervisor.base import MachineUnreachable
@@ -41,6 +42,9 @@ _T = TypeVar("_T")
 
 GREETING_LIMIT = 5.0
 """Seconds in which a free QMP socket surely greets; one that another client holds stays silent."""
+
+NEGOTIATIONS = 20
+"""Handshakes that may be spoilt by an event, one behind the other."""
 
 COMMAND_LIMIT = 30.0
 """Seconds for one command. A transaction drains the disks first, so slow storage of the guest counts."""
@@ -141,9 +145,20 @@ class Qmp:
         self._cause = ""
         self._listeners: list[Events] = []
         self._listeners_lock = threading.Lock()
-        stream = self._open_socket(greeting_limit)
-        self.process_id = _peer(stream)
-        self._client: QMPClient = self._call(self._connect(stream, greeting_limit))
+        for _ in range(NEGOTIATIONS):
+            stream = self._open_socket(greeting_limit)
+            self.process_id = _peer(stream)
+            client = self._call(self._connect(stream, greeting_limit))
+            if client:
+                break
+        else:
+            raise MachineUnreachable(
+                f"its control socket {path} sends events faster than it can be connected to",
+                subject=machine,
+                tried=f"connecting {NEGOTIATIONS} times",
+                hint="see what its disks suffer from; it is tried again at the next cycle",
+            )
+        self._client: QMPClient = client
         self.version = self._version()
         self._commands: frozenset[str] | None = None
         _open.add(self)
@@ -233,7 +248,9 @@ class Qmp:
         stream.setblocking(False)
         return stream
 
-    async def _connect(self, stream: socket.socket, limit: float) -> QMPClient:
+    async def _connect(self, stream: socket.socket, limit: float) -> QMPClient | None:
+        """None if an event came before the answer to the handshake: QEMU sends them from other threads, and
+        the library takes it for a broken peer."""
         client = QMPClient(self.machine)
         client.events.event_filter = lambda _: False
         client.register_listener(_Dispatch(self._deliver))
@@ -249,6 +266,8 @@ class Qmp:
             ) from error
         except ConnectError as error:
             stream.close()
+            if isinstance(error.exc, NegotiationError) and isinstance(error.exc.__cause__, AssertionError):
+                return None
             raise MachineUnreachable(
                 f"no QMP at its control socket {self.path}: {error}",
                 subject=self.machine,

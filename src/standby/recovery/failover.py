@@ -24,9 +24,10 @@ from standby.errors import Damaged, InvalidRequest, StandbyError
 from standby.hypervisor.base import MachineNotFound, MachineUnreachable
 from standby.hypervisor.host import MachineState, NotBooted, RecoveryHost, RunningMachine
 from standby.objects.address import open_store
-from standby.records import Finding, MachineDescription
+from standby.records import Finding
 from standby.recovery import prerequisites, run_directory, serving
-from standby.recovery.failover_steps import MACHINE, SERVE, DiskOrder, Order, Work
+from standby.recovery.failover_steps import Order, Work
+from standby.recovery.machine_steps import MACHINE, SERVE, Copy
 from standby.recovery.run_directory import FileRows, NoRecovery
 from standby.recovery.serving import Source
 from standby.recovery.steps import CleanUpBegun, Journal, Row, State, Workflow
@@ -116,19 +117,15 @@ def start(
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     record = log.point(request.point)
-    machine = prerequisites.machine_at(record, request.replica)
+    copy = Copy.of(record, prerequisites.machine_at(record, request.replica))
     order = Order(
         tag=run_directory.new_tag(),
         store=log.place.store.url,
         replica=request.replica,
         replica_id=log.head.replica,
-        seq=record.seq,
-        machine=_test_machine(machine, {disk.id for disk in record.disks}),
-        disks=tuple(
-            DiskOrder(id=disk.id, size=disk.size)
-            for disk in record.disks
-            if disk.id in {described.id for described in machine.disks}
-        ),
+        seq=copy.seq,
+        machine=msgspec.structs.replace(copy.machine, name=f"{copy.machine.name} - Test"),
+        disks=copy.disks,
         hold=str(ULID()),
         by=f"test failover on {os.uname().nodename}",
         asked=asked,
@@ -252,14 +249,6 @@ def sources(run: Path) -> Sequence[Source]:
 def _canonical(run: Path) -> Path:
     """One name for a run directory however it is given: servers are found by the path they were started with."""
     return run.resolve()
-
-
-def _test_machine(machine: MachineDescription, disks: set[str]) -> MachineDescription:
-    return msgspec.structs.replace(
-        machine,
-        name=f"{machine.name} - Test",
-        disks=tuple(disk for disk in machine.disks if disk.id in disks),
-    )
 
 
 def _refuse_second(root: Path, replica: UUID, name: str) -> None:

@@ -7,9 +7,10 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from ulid import ULID
@@ -17,6 +18,7 @@ from ulid import ULID
 from standby.block.extent import Extent, Span
 from standby.errors import Damaged
 from standby.objects.address import open_store
+from standby.objects.base import StoreUnreachable
 from standby.replica.format import BLOCK
 from standby.replica.image import Image
 from standby.replica.journal import Place, ReplicaLog, add_hold, drop_hold, read_settled
@@ -26,17 +28,30 @@ OPEN_HELD: Final = "standby.recovery.image_source:open_held"
 OPEN_POINT: Final = "standby.recovery.image_source:open_point"
 
 
+_T = TypeVar("_T")
+
+AGAIN: Final = 1.0
+"""Seconds between two tries to read from a store that is away."""
+
+
 def open_held(
-    store: str, replica: str, seq: int, disk: str, damage: str = "", data_key: str = ""
+    store: str,
+    replica: str,
+    seq: int,
+    disk: str,
+    damage: str = "",
+    patience: float = 0.0,
+    data_key: str = "",
 ) -> ServedImage:
     """The disk as at record `seq`, under a hold that somebody else has (a recovery, in its run directory).
 
     store: its address. damage: a file that gets a line of JSON for everything damaged that was asked for.
+    patience: seconds in which a read waits for a store that is away.
     data_key: of an encrypted replica, hex. Raises InvalidRequest, ChainBroken, Damaged, KeyMissing.
     """
     log = ReplicaLog.read(open_store(store), replica, upto=seq, key=_key(data_key))
     record = log.point(str(seq))
-    return ServedImage(log.image(record.seq, disk), Path(damage) if damage else None)
+    return ServedImage(log.image(record.seq, disk), Path(damage) if damage else None, patience=patience)
 
 
 def open_point(
@@ -76,9 +91,17 @@ class ServedImage:
     A client that asks for less than a block, as a guest does, would otherwise get bytes that no hash covers.
     """
 
-    def __init__(self, image: Image, damage: Path | None, ended: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        image: Image,
+        damage: Path | None,
+        ended: Callable[[], None] | None = None,
+        *,
+        patience: float = 0.0,
+    ) -> None:
         self._image = image
         self._damage = damage
+        self._patience = patience
         self._ended = ended
         self._told: set[str] = set()
         self._telling = threading.Lock()
@@ -91,10 +114,10 @@ class ServedImage:
         start, end = offset // BLOCK * BLOCK, min(-(-(offset + len(into)) // BLOCK) * BLOCK, self.size)
         with self._telling_damage():
             if (start, end - start) == (offset, len(into)):
-                self._image.read(offset, into)
+                self._waiting(lambda: self._image.read(offset, into))
                 return
             blocks = memoryview(np.empty(max(end - start, 0), np.uint8).data).cast("B")
-            self._image.read(start, blocks)
+            self._waiting(lambda: self._image.read(start, blocks))
             into[:] = blocks[offset - start : offset - start + len(into)]
 
     def read_all(self, extents: Sequence[Extent], into: memoryview) -> None:
@@ -105,10 +128,10 @@ class ServedImage:
 
     def spans(self, extent: Extent) -> Iterator[Span]:
         with self._telling_damage():
-            yield from self._image.spans(extent)
+            yield from self._waiting(lambda: list(self._image.spans(extent)))
 
     def clone(self) -> ServedImage:
-        twin = ServedImage(self._image.clone(), self._damage)
+        twin = ServedImage(self._image.clone(), self._damage, patience=self._patience)
         twin._told, twin._telling = self._told, self._telling
         return twin
 
@@ -118,6 +141,17 @@ class ServedImage:
         ended, self._ended = self._ended, None
         if ended:
             ended()
+
+    def _waiting(self, read: Callable[[], _T]) -> _T:
+        """What `read` gives, once the store is there. A guest waits for its disk; an error it would remember."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return read()
+            except StoreUnreachable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(AGAIN)
 
     @contextlib.contextmanager
     def _telling_damage(self) -> Iterator[None]:

@@ -26,12 +26,12 @@ LEAST_ROOM: Final = 256 << 20
 class NotReady(InvalidRequest):
     """Something stands against it; `findings` lists all of it."""
 
-    def __init__(self, machine: str, findings: Sequence[Finding]) -> None:
+    def __init__(self, machine: str, findings: Sequence[Finding], job: str) -> None:
         self.findings = tuple(findings)
         super().__init__(
             "; ".join(f"{one.subject}: {one.problem} ({one.fix})" for one in findings if one.blocks),
-            subject=f"{machine}, prerequisites check for test failover",
-            hint="correct these and start the test failover again",
+            subject=f"{machine}, prerequisites check for {job}",
+            hint=f"correct these and start the {job} again",
         )
 
 

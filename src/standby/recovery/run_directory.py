@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -54,14 +54,23 @@ def new_tag() -> str:
     return secrets.token_hex(8)
 
 
-def make(root: Path, tag: str, order: msgspec.Struct, journal: Journal, cipher: Cipher | None = None) -> Path:
-    """The run directory, with its documents, durable. The caller holds the root's lock.
+def make(
+    root: Path,
+    tag: str,
+    order: msgspec.Struct,
+    journal: Journal,
+    cipher: Cipher | None = None,
+    more: Mapping[str, msgspec.Struct] | None = None,
+) -> Path:
+    """The run directory, with its documents (`more` by name), durable. The caller holds the root's lock.
 
     cipher: of an encrypted replica that the recovery reads.
     """
     fresh = root / f".new-{tag}"
     fresh.mkdir(mode=0o700)
     secret.write(fresh, cipher)
+    for name, document in (more or {}).items():
+        put(fresh / name, document)
     write(fresh / ORDER, msgspec.json.encode(order))
     write(fresh / ROWS, msgspec.json.encode(journal))
     _MADE.reach()
@@ -136,6 +145,16 @@ def _no_recovery(run: Path) -> NoRecovery:
 
 def read_order(run: Path, kind: type[_T]) -> _T:
     return _read(run / ORDER, kind)
+
+
+def put(path: Path, document: msgspec.Struct) -> None:
+    """Keep a document in a run directory, durably and whole."""
+    write(path, msgspec.json.encode(document))
+
+
+def find(path: Path, kind: type[_T]) -> _T | None:
+    """A document of a run directory; None if it is not there."""
+    return _read(path, kind) if path.exists() else None
 
 
 class FileRows:

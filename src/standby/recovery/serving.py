@@ -24,13 +24,15 @@ class ServerStuck(Recoverable):
 
 
 class Source(NamedTuple):
-    """A disk of a point to be served on `socket`. store: its address."""
+    """A disk of a point to be served on `socket`. store: its address. patience: seconds in which a read waits
+    for a store that is away."""
 
     store: str
     replica: str
     seq: int
     disk: str
     socket: Path
+    patience: int = 0
 
     @property
     def uri(self) -> str:
@@ -55,6 +57,7 @@ def _start(source: Source) -> None:
         "seq": source.seq,
         "disk": source.disk,
         "damage": str(source.damage),
+        "patience": source.patience,
         "data_key": secret.read(source.socket.parent).hex(),
     }
     serve(OPEN_HELD, arguments, source.socket, tied=False).leave()

@@ -3,7 +3,8 @@
 A row says STARTED durably before its step touches the world, and DONE after. So what a killed workflow left
 lies in the steps that are neither PENDING nor UNDONE, and nowhere else. Going on asks the world about each
 of them before it believes its row; undoing takes them back in reverse order. Once undoing has begun it is
-never turned round: half of what the steps built may be gone.
+never turned round: half of what the steps built may be gone. A workflow may also be taken back to one of its
+steps, to go on from there otherwise.
 """
 
 from __future__ import annotations
@@ -50,19 +51,24 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
-    """All rows, in order. undoing: the workflow is being taken back, for good."""
+    """All rows, in order. undoing: the workflow is being taken back, for good. back_to: it is being taken back
+    to before this step; "" where it is not."""
 
     rows: tuple[Row, ...]
     undoing: bool = False
+    back_to: str = ""
 
     @property
     def complete(self) -> bool:
-        return not self.undoing and all(row.state is State.DONE for row in self.rows)
+        return not (self.undoing or self.back_to) and all(row.state is State.DONE for row in self.rows)
 
     @property
     def clean(self) -> bool:
         """Nothing of it is left in the world."""
         return all(row.state in (State.PENDING, State.UNDONE) for row in self.rows)
+
+    def row(self, step: str) -> Row:
+        return next(row for row in self.rows if row.step == step)
 
     def with_row(self, index: int, row: Row) -> Journal:
         return msgspec.structs.replace(self, rows=(*self.rows[:index], row, *self.rows[index + 1 :]))
@@ -113,13 +119,14 @@ class StepFailed(Recoverable):
     """The host refused what a step asked of it."""
 
 
-def plan(states: Sequence[State], confirmed: int, undoing: bool) -> Action | None:
+def plan(states: Sequence[State], confirmed: int, undoing: bool, first: int = 0) -> Action | None:
     """What comes next; None when nothing is left. Pure.
 
     confirmed: the first so many steps are known to be as their DONE says, to this process.
+    first: undoing leaves the steps before this one as they are.
     """
     if undoing:
-        for index in reversed(range(len(states))):
+        for index in reversed(range(first, len(states))):
             if states[index] not in (State.PENDING, State.UNDONE):
                 return Action(Verb.UNDO, index)
         return None
@@ -140,16 +147,20 @@ class Workflow:
         if [row.step for row in self.journal.rows] != [step.name for step in steps]:
             raise Bug(f"the rows are not those of {', '.join(step.name for step in steps)}")
 
-    def run(self, told: Callable[[Row], None] | None = None) -> Journal:
-        """Go on from wherever it stands until all is done. An error of a step stops it there and is raised,
-        an OSError as StepFailed.
+    def run(self, told: Callable[[Row], None] | None = None, *, before: str = "") -> Journal:
+        """Go on from wherever it stands until all is done, or until the step `before` is next.
+
+        An error of a step stops it there and is raised, an OSError as StepFailed.
 
         told: called with the row of every step that begins or ends. Raises CleanUpBegun.
         """
         if self.journal.undoing:
             raise CleanUpBegun("its clean-up has begun", hint="finish the clean-up, then start anew")
+        if self.journal.back_to:
+            self.rewind(self.journal.back_to, told)
         confirmed = 0
-        while action := plan([row.state for row in self.journal.rows], confirmed, False):
+        end = next((index for index, step in enumerate(self._steps) if step.name == before), len(self._steps))
+        while action := plan([row.state for row in self.journal.rows[:end]], confirmed, False):
             step = self._steps[action.step]
             if action.verb is Verb.DO:
                 self._do(action.step, told)
@@ -167,14 +178,33 @@ class Workflow:
         """Take all of it back. An error leaves the rest for the next call."""
         if not self.journal.undoing:
             self._save(msgspec.structs.replace(self.journal, undoing=True))
-        while action := plan([row.state for row in self.journal.rows], 0, True):
+        self._take_back(0, told)
+        return self.journal
+
+    def rewind(self, step: str, told: Callable[[Row], None] | None = None) -> Journal:
+        """Take back this step and all behind it, so that `run` does them anew. Once begun, `run` ends it first.
+
+        An error leaves the rest for the next call. Raises CleanUpBegun.
+        """
+        if self.journal.undoing:
+            raise CleanUpBegun("its clean-up has begun", hint="finish the clean-up, then start anew")
+        first = next(index for index, row in enumerate(self.journal.rows) if row.step == step)
+        if self.journal.back_to != step:
+            self._save(msgspec.structs.replace(self.journal, back_to=step))
+        self._take_back(first, told)
+        fresh = [Row(step=row.step, task=row.task) for row in self.journal.rows[first:]]
+        rows = (*self.journal.rows[:first], *fresh)
+        self._save(msgspec.structs.replace(self.journal, rows=rows, back_to=""))
+        return self.journal
+
+    def _take_back(self, first: int, told: Callable[[Row], None] | None) -> None:
+        while action := plan([row.state for row in self.journal.rows], 0, True, first):
             self._note(action.step, told, state=State.UNDOING, began=self._now(), ended="", error="")
             _UNDOING.reach()
             self._attempt(action.step, told, self._steps[action.step].undo)
             _UNDID.reach()
             self._note(action.step, told, state=State.UNDONE, ended=self._now())
             _UNDONE.reach()
-        return self.journal
 
     def _do(self, index: int, told: Callable[[Row], None] | None) -> None:
         self._note(index, told, state=State.STARTED, began=self._now(), ended="", error="", facts={})

@@ -296,6 +296,45 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.serving.ServerStuck": Row(
         _RETRY, "a killed server does not end", "see the storage it hangs on"
     ),
+    "hypervisor.ending.CannotOutlive": Row(
+        _CRITICAL, "QEMU is too old for a planned failover", "shut the guest down and fail over unplanned"
+    ),
+    "hypervisor.host.FlushFailed": Row(
+        _RETRY, "a recovered machine's disk cannot be made durable", "see its volume; then hydrate again"
+    ),
+    "hypervisor.host.MergeFailed": Row(
+        _RETRY, "a failback's overlay cannot be merged", "see the old disk's volume; then commit again"
+    ),
+    "replication.seal.GuestUp": Row(
+        _RETRY, "a guest does not shut down", "shut it down from within, or repeat with --force"
+    ),
+    "replication.seal.NotCaughtUp": Row(
+        _RETRY, "the replica could not be brought up to date in time", "repeat the planned failover"
+    ),
+    "recovery.split_brain.SourceRuns": Row(
+        _REFUSED, "the machine still runs at its source", "fail over planned, or end it there"
+    ),
+    "recovery.split_brain.SourceUnknown": Row(
+        _REFUSED, "nothing tells that the source is down", "make sure that it is, and say so"
+    ),
+    "recovery.live.FailoverInProgress": Row(
+        _REFUSED, "it has failed over to this host already", "see `standby failover list`"
+    ),
+    "recovery.live.NotFailedOver": Row(
+        _REFUSED, "the failover is not as far, or farther", "what the message says"
+    ),
+    "recovery.live_steps.FailedOverElsewhere": Row(
+        Outcome.FENCED, "a later failover owns the replica", "do not start it here; clean it up"
+    ),
+    "recovery.machine_steps.OverlayLost": Row(
+        _CRITICAL, "what a recovered guest wrote is gone", "bring the overlay back, or fail over anew"
+    ),
+    "recovery.hydrate.FetchFailed": Row(
+        _RETRY, "a disk cannot be fetched as a whole", "an older point may be whole; the guest runs on"
+    ),
+    "recovery.failback_steps.OldDiskChanged": Row(
+        _REFUSED, "an old disk was written to since it was compared", "cancel the failback and begin anew"
+    ),
     "recovery.steps.CleanUpBegun": Row(_REFUSED, "the recovery is being undone", "finish the clean-up"),
     "demo.content.NoContent": Row(_CRITICAL, "no files for the demo's data disk", "what the message says"),
     "demo.guest.GuestFailed": Row(_CRITICAL, "a command in the demo's guest failed", "report it"),

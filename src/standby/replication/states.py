@@ -76,6 +76,8 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.PROTECTED, Event.SEALED): State.SEALED,
     # Taken back by an operator: what the other writer left there decides how much must be compared.
     (State.FENCED, Event.STARTED): State.RESYNC_REQUIRED,
+    # A machine that was failed back: it is this side's again.
+    (State.SEALED, Event.STARTED): State.RESYNC_REQUIRED,
     (State.FENCED, Event.TRACKING_LOST): State.FENCED,
     **{(state, Event.PAUSED): State.PAUSED for state in _LIVE},
     **{(state, Event.FENCED): State.FENCED for state in (*_LIVE, State.PAUSED)},

@@ -73,6 +73,11 @@ class Target:
     def epoch(self) -> int:
         return self._writer.epoch if self._writer else 0
 
+    @property
+    def newest(self) -> Record | None:
+        """The newest record that says what the replica holds, once attached."""
+        return self._writer.newest if self._writer else None
+
     def attach(self, epoch: int | None = None) -> bool:
         """Own the replica under a new epoch and compare it with the books. Returns whether they agree.
 

@@ -1,0 +1,172 @@
+"""`standby failover unplanned` and what follows it: change point, cancel, commit, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import TaskID
+
+from standby.cli import results
+from standby.cli.failover_show import (
+    FAILOVERS,
+    RunDirectory,
+    Yes,
+    confirmed,
+    kind_of,
+    root_of,
+    show_live,
+    tell,
+)
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
+from standby.cli.output import Json, print_json, progress, say, stderr, stdout
+from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
+from standby.cli.state import State, made
+from standby.errors import InvalidRequest
+from standby.hypervisor.host import Fetched, Network
+from standby.hypervisor.launch import QemuHost
+from standby.recovery import failback, live
+from standby.recovery import hydrate as hydrating
+from standby.recovery.live import Request
+from standby.recovery.split_brain import CONFIRM
+
+NetworkChoice = Annotated[
+    str,
+    typer.Option(
+        "--network",
+        metavar="N",
+        help="The machine's cards: `isolated`, `none`, `user` (out through this host) or `bridge=NAME`.",
+    ),
+]
+NoAgent = Annotated[
+    bool, typer.Option("--no-agent", help="The guest has no agent: do not wait for its answer.")
+]
+BootLimit = Annotated[float, typer.Option("--boot-limit", help="Seconds to wait for the guest agent.")]
+
+
+def unplanned(
+    store: StoreAddress,
+    replica: ReplicaName,
+    point: PointChoice = "newest",
+    network: NetworkChoice = "isolated",
+    source_qmp: Annotated[
+        Path | None,
+        typer.Option(
+            "--source-qmp",
+            metavar="SOCKET",
+            help="The source machine's QMP socket, where this host reaches it: asked whether it runs.",
+        ),
+    ] = None,
+    source_down: Annotated[
+        bool, typer.Option(CONFIRM, help="The source machine was made sure to be off.")
+    ] = False,
+    state: State = None,
+    no_agent: NoAgent = False,
+    boot_limit: BootLimit = 300.0,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
+    json: Json = False,
+) -> None:
+    """Start a point's machine in the place of its source, and fence the source's log.
+
+    It can be cancelled or taken to another point until it is committed.
+    """
+    kind, bridge = network_of(network)
+    request = Request(
+        store,
+        replica,
+        point,
+        None if no_agent else boot_limit,
+        kind,
+        bridge,
+        source_qmp,
+        source_down,
+        key_of(key_file, passphrase),
+    )
+    root = made(root_of(state, FAILOVERS))
+    show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)
+
+
+def resume(run: RunDirectory, json: Json = False) -> None:
+    """Go on with a failover that was interrupted, or start its machine again after a restart of this host."""
+    show_live(live.resume(run, QemuHost(), told=None if json else tell), json)
+
+
+def change_point(run: RunDirectory, point: PointChoice, yes: Yes = False, json: Json = False) -> None:
+    """Start another point instead. What the guest wrote since the failover is lost."""
+    if confirmed(
+        f"Change to point {point}?",
+        f"What the guest of {run} wrote since its failover is lost.",
+        str(run),
+        yes=yes,
+        may_ask=not json,
+    ):
+        show_live(live.change_point(run, point, QemuHost(), told=None if json else tell), json)
+
+
+def cancel(run: RunDirectory, yes: Yes = False, json: Json = False) -> None:
+    """End the machine and remove all of the failover. What its guest wrote is lost.
+
+    The source's log stays fenced: `standby vm protect` with --take-over goes on there.
+    """
+    if not confirmed(
+        "Cancel it?",
+        f"What the guest of {run} wrote since its failover is lost.",
+        str(run),
+        yes=yes,
+        may_ask=not json,
+    ):
+        return
+    live.cancel(run, QemuHost(), told=None if json else tell)
+    if json:
+        print_json(results.CleanedUp(run=str(run)))
+    else:
+        say(
+            stdout(),
+            "Cancelled: nothing of the failover is left. On the source, `standby vm protect` with --take-over goes on.",
+        )
+
+
+def commit(run: RunDirectory, json: Json = False) -> None:
+    """Keep the failed-over machine for good: no other point, no cancelling from here on.
+
+    Of a failback: bring its overlays into the old disks, while the guest runs.
+    """
+    done = failback.commit if kind_of(run) == "failback" else live.commit
+    show_live(done(run, QemuHost()), json)
+
+
+def hydrate(run: RunDirectory, json: Json = False) -> None:
+    """Fetch all of a failed-over machine's disks while it runs, and let go of the store.
+
+    Ctrl-C stops the watching only; the same command looks again, and ends it.
+    """
+    with progress(stderr(), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(disk: str, far: Fetched) -> None:
+            if disk not in tasks:
+                tasks[disk] = bar.add_task(f"Fetching {disk}", total=far.total)
+            bar.update(tasks[disk], total=far.total, completed=far.done)
+
+        shown = hydrating.hydrate(run, QemuHost(), progress=show)
+    show_live(shown, json)
+
+
+def network_of(text: str) -> tuple[Network, str]:
+    """What --network means. Raises InvalidRequest."""
+    kind, _, bridge = text.partition("=")
+    named = {
+        "isolated": Network.RESTRICTED,
+        "none": Network.NONE,
+        "user": Network.USER,
+        "bridge": Network.BRIDGE,
+    }.get(kind)
+    if named is None or (named is Network.BRIDGE) is not bool(bridge):
+        raise InvalidRequest(
+            f"there is no network {text!r}",
+            subject="--network",
+            hint="give isolated, none, user, or bridge=NAME with the name of a bridge of this host",
+        )
+    return named, bridge
