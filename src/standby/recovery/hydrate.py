@@ -2,7 +2,7 @@
 
 Nothing of it can lose a write: the overlay takes what the guest writes before, meanwhile and after. QEMU
 fetches in the background, whether or not this process lives; a disk counts as whole only by a mark that was
-made once the overlay was durable, and until then is started with its server behind it (0009).
+made once the overlay was durable, and until then is started with its server behind it (decision 0014).
 """
 
 from __future__ import annotations

@@ -129,8 +129,10 @@ def reached(samples: Sequence[Sample], limit: int) -> datetime | None:
     growth = rate(samples)
     if growth is None or growth <= 0:
         return None
-    left = timedelta(seconds=math.ceil((limit - samples[-1].amount) / growth)) if growth > 1e-3 else _HORIZON
-    return samples[-1].at + left if left < _HORIZON else None
+    seconds = (limit - samples[-1].amount) / growth
+    if seconds >= _HORIZON.total_seconds():
+        return None
+    return samples[-1].at + timedelta(seconds=math.ceil(seconds))
 
 
 def rate(samples: Sequence[Sample]) -> float | None:
