@@ -91,7 +91,8 @@ def run(machine: RunningMachine, command: str, limit: float = 60.0) -> bytes:
 
 def newest_stamp(machine: RunningMachine) -> int:
     """The number of the newest stamp that completed; 0 before the first."""
-    return int(run(machine, "cat /run/stamp 2>/dev/null || echo 0"))
+    # The file is there, and empty, while the first is being written.
+    return int(run(machine, "cat /run/stamp 2>/dev/null || true").strip() or 0)
 
 
 def stop_stamps(machine: RunningMachine) -> None:
