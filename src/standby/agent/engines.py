@@ -60,9 +60,8 @@ class Engines:
         self._throttles: dict[str, Throttle] = {}
         self._bandwidths: dict[str, Bandwidth] = {}
         self._host_bandwidth = books.bandwidth()
-        self._failed = failed
         self._spread = spread
-        self._runner = Runner(clock, self._ended) if running else None
+        self._runner = Runner(clock, failed) if running else None
 
     def run(self, stop: threading.Event) -> None:
         """Step the engines until `stop` is set."""
@@ -182,9 +181,6 @@ class Engines:
             return self.store(relationship.store)
         throttle = self._throttles[relationship.id] = Throttle(clock=self._clock)
         return Limited(Limited(self.store(relationship.store), self._host), throttle)
-
-    def _ended(self, engine: Engine, error: Exception) -> None:
-        self._failed(engine, error)
 
 
 def reach(machine: str, connection: Connection) -> QemuHypervisor:

@@ -79,9 +79,9 @@ def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -
     tz, now = host_zone(), datetime.now(UTC)
     running = holder(books.folder) is not None
     queue = books.queued(relationship.id)
-    health = health_of(books, relationship, now, tz, agent=running)
-    counted_now = chronicle.read(books, relationship, now, tz).history
-    interval = statistics.rolled(counted_now, now, relationship.policy.monitoring, tz).current
+    found = chronicle.read(books, relationship, now, tz)
+    health = health_of(relationship, queue, found, now, tz, agent=running)
+    interval = statistics.rolled(found.history, now, relationship.policy.monitoring, tz).current
     newest, problem = None, ""
     if ask_store:
         try:

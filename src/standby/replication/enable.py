@@ -23,7 +23,7 @@ from standby.replica.plan import last_state
 from standby.replica.writer import create
 from standby.replication.books import Books
 from standby.replication.policy import Policy
-from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship, Side
+from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship
 from standby.replication.resync import Reason
 from standby.replication.states import Event, State, Status, after
 
@@ -182,8 +182,7 @@ def take_over(books: Books, relationship: str) -> None:
     known = books.get(relationship)
     books.set_taking_over(known.id, True)
     books.set_status(known.id, after(known.status, Event.STARTED, known.machine))
-    for side in Side:
-        books.set_trouble(known.id, side, None)
+    books.clear_troubles(known.id)
 
 
 def _interrupted(books: Books, request: Request) -> Relationship | None:

@@ -117,9 +117,8 @@ class Engine:
 
     def retry_now(self) -> None:
         """Try again at once what waits for its time, or for a person."""
-        for side in Side:
-            self._books.set_trouble(self._id, side, None)
-            self._no_work_before[side] = self._clock.monotonic()
+        self._books.clear_troubles(self._id)
+        self._no_work_before = dict.fromkeys(Side, self._clock.monotonic())
         self._next_cycle = self._clock.monotonic()
         self.changed()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from standby.replication.forecast import limit_of
 from standby.replication.policy import Policy
 
 
@@ -38,7 +39,7 @@ def room(
     """
     crowded = _crowded(policy, queued, volumes)
     for disk in sorted(sizes):
-        waiting, limit = queued.get(disk, 0), sizes[disk] * policy.backlog_percent // 100
+        waiting, limit = queued.get(disk, 0), limit_of(sizes[disk], policy.backlog_percent)
         if waiting and waiting >= limit:
             return Room(
                 f"{waiting >> 20} MiB of logs of disk {disk} wait for the store, which is "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, tzinfo
 
-from standby.replication import chronicle, health, resync, statistics
-from standby.replication.books import Books
+from standby.replication import health, resync, statistics
 from standby.replication.chronicle import Chronicle
 from standby.replication.entries import Queue
 from standby.replication.forecast import backlog
@@ -14,12 +13,11 @@ from standby.replication.relationship import DiskBook, Relationship, Trouble
 from standby.replication.states import State
 
 
-def health_of(books: Books, relationship: Relationship, now: datetime, tz: tzinfo, *, agent: bool) -> Health:
-    """agent: whether one is at work on these books."""
-    found = chronicle.read(books, relationship, now, tz)
-    return health.health(
-        facts(relationship, books.queued(relationship.id), found, now, tz, agent=agent), now, tz
-    )
+def health_of(
+    relationship: Relationship, queue: Queue, found: Chronicle, now: datetime, tz: tzinfo, *, agent: bool
+) -> Health:
+    """agent: whether one is at work on its books. Pure."""
+    return health.health(facts(relationship, queue, found, now, tz, agent=agent), now, tz)
 
 
 def facts(
