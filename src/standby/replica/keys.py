@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from standby.errors import Damaged, InvalidRequest, NeedsPerson
+from standby.errors import Bug, Damaged, InvalidRequest, NeedsPerson
 from standby.objects.durable import sync
 from standby.replica.cipher import KEY_BYTES, SALT_BYTES, Cipher, derive
 
@@ -231,7 +231,7 @@ class DataKey(Key):
         return self._data_key
 
     def _material(self, wrapped: WrappedKey) -> bytes:
-        raise NotImplementedError("a data key wraps nothing")
+        raise Bug("a data key wraps nothing", subject=f"wrapped key {wrapped.id}")
 
 
 def new_data_key() -> bytes:
