@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -22,8 +23,8 @@ from standby.recovery.plan_document import Kind, Member
 from standby.recovery.plan_host import Here
 from tests.recovery import sealing
 
-FORCED = {"limit": 0.2, "force": True}
-"""For a machine without a guest that could shut down."""
+FORCED = {"limit": 0.2, "force": True, "owner": f"standby@{socket.gethostname()}"}
+"""For a machine without a guest that could shut down, protected by the command line."""
 
 
 def work(order: dict[str, str]) -> None:
