@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from standby.errors import InvalidRequest
@@ -96,6 +99,17 @@ def test_the_example_is_read_with_its_paths_placed_beside_it(tmp_path):
     assert (web2.id, web2.replica, web2.at_source) == ("web2", "web-two", "web-two")
     assert plan.groups[0].after[0].argv == (str(tmp_path / "dns.sh"), "db")
     assert db.probes[0].argv == ("pg_isready",)
+
+
+def test_the_plan_in_the_documentation_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "plans.md").read_text()
+    [block] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "plan.toml").write_text(block)
+    plan = read(tmp_path / "plan.toml")
+    assert problems(plan) == []
+    for kind in (Plan, Group, Member, Agent, Guest, Tcp, Http, Command, Script, Manual):
+        for field in msgspec.structs.fields(kind):
+            assert f"`{field.name}`" in page, (kind, field.name)
 
 
 @pytest.mark.parametrize(
