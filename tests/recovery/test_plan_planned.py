@@ -111,6 +111,13 @@ def test_a_planned_run_in_two_halves_by_command(machines, root, tmp_path):
         protect(machine, name, source, store)
     file = tmp_path / "plan.json"
     file.write_bytes(msgspec.json.encode(plan(store)))
+    wrong = tmp_path / "wrong.json"
+    wrong.write_bytes(msgspec.json.encode(plan(tmp_path / "store", machine="mail")))
+    told = standby("plan", "check", wrong, "--kind", "planned", "--part", "seal", "--state", source, "--json")
+    assert (told.status, told.json["ready"]) == (3, False)
+    assert [one["problem"] for one in told.json["findings"]] == [
+        "no machine mail is protected from this host"
+    ] * 2
     early = standby("plan", "run", file, "--kind", "planned", "--part", "start", "--state", target)
     assert (early.status, "is not sealed" in " ".join(early.err.split())) == (3, True)
     sealed = standby("plan", "run", file, "--kind", "planned", "--part", "seal", "--state", source, "--json")

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from standby.block.images import Format
 from standby.hypervisor.host import DiskImage, MachineState
 from standby.objects.directory import DirectoryStore
 from standby.records import DiskDescription, MachineDescription
-from standby.recovery import live_view
+from standby.recovery import hydrate, live_view
 from standby.recovery.image_writer import opened
 from standby.replica.format import BLOCK, PAGE
 from standby.replica.journal import ReplicaLog
@@ -44,9 +45,18 @@ class Side:
         self._key = key
         self.known = False
         self._log = (self.state / "log").open("wb")
+        self._begin()
+
+    def _begin(self) -> None:
         words = [PROGRAM, "agent", "run", "--state", self.state]
         self._agent = subprocess.Popen(words, stderr=self._log)
         wait_for(lambda: (self.state / "control").exists(), "the agent")
+
+    def restart(self, how: signal.Signals) -> None:
+        self._agent.send_signal(how)
+        self._agent.wait(30)
+        (self.state / "control").unlink(missing_ok=True)
+        self._begin()
 
     def __call__(self, *words, status: int = 0):
         done = standby(*words, "--json")
@@ -151,7 +161,7 @@ class Pen:
 
 def check(pen: Pen, store: Path, key: Path) -> None:
     """The newest record is a seal, and each disk of it is what was written, to the byte."""
-    log = ReplicaLog.read(DirectoryStore(store), "web", key=KeyFile(key))
+    log = log_of(store, key)
     sealed = log.point()
     assert last_state(log.records) == sealed
     assert sealed.kind == "seal"
@@ -159,7 +169,8 @@ def check(pen: Pen, store: Path, key: Path) -> None:
         assert contents(log.image(sealed.seq, name)) == pen.truth[name], name
 
 
-def test_twenty_rounds_between_two_hosts_lose_no_write(sides, first, key, tmp_path):
+def test_twenty_rounds_between_two_hosts_lose_no_write(sides, first, key, tmp_path, monkeypatch):
+    monkeypatch.setattr(hydrate, "POLL", 0.05)  # these disks are small
     store = tmp_path / "store"
     DirectoryStore(store, create=True)
     pen, machine, before = Pen(), first, None
@@ -182,3 +193,49 @@ def test_twenty_rounds_between_two_hosts_lose_no_write(sides, first, key, tmp_pa
         before, here, there = after, there, here
     with opened(tmp_path / "disk0.qcow2", Format.QCOW2, None, writable=False) as disk:
         assert contents(disk) != pen.truth["disk0"], "what was written since is on the other side"
+
+
+def test_an_agent_that_seals_does_nothing_else_with_the_machine_and_is_killed(sides, first, key, tmp_path):
+    store = tmp_path / "store"
+    DirectoryStore(store, create=True)
+    here, _ = sides
+    here("vm", "protect", "web", "--qmp", first.qmp, "--store", store, "--frequency", 1, *here.keyed)
+    wait_for(here.protected, "protection")
+    planned = ["failover", "planned", "web", "--state", here.state]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(standby, *planned, "--shutdown-limit", 3, "--json")
+        wait_for(lambda: refused_as_lent(here), "its engine to be lent")
+        for words in (["vm", "unprotect", "web"], ["vm", "connect", "web", "--qmp", first.qmp]):
+            assert standby(*words, "--state", here.state).status == 3, words
+        # There is no guest that could: it runs on, and is protected as before.
+        done = asked.result(60)
+    assert (done.status, "did not shut down within 3 s" in done.err) == (4, True), done.err
+    assert first.state() is MachineState.RUNNING
+    Pen().write(first, 5)
+    points = len(log_of(store, key).points)
+    wait_for(lambda: len(log_of(store, key).points) > points, "points after it was spared")
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(standby, *planned, "--shutdown-limit", 60, "--json")
+        wait_for(lambda: refused_as_lent(here), "its engine to be lent")
+        here.restart(signal.SIGKILL)
+        ended = asked.result(60)
+    assert ended.status in (3, 4), ended.err
+    here(*planned, "--force", "--shutdown-limit", 0.1)
+    wait_for(lambda: first.state() is MachineState.GONE, "the end of its process")
+    assert here("vm", "show", "web", "--state", here.state)["state"] == "sealed"
+    again = here(*planned)
+    assert again["point"] == log_of(store, key).point().seq, "once more is harmless"
+    other = tmp_path / "other"
+    DirectoryStore(other, create=True)
+    words = ["vm", "protect", "web", "--qmp", first.qmp, "--store", other, "--take-over", *here.keyed]
+    taken = standby(*words)
+    assert (taken.status, "with the store" in taken.err) == (3, True)
+
+
+def refused_as_lent(side: Side) -> bool:
+    return "shut down for good" in " ".join(standby("vm", "retry", "web", "--state", side.state).err.split())
+
+
+def log_of(store: Path, key: Path) -> ReplicaLog:
+    return ReplicaLog.read(DirectoryStore(store), "web", key=KeyFile(key))

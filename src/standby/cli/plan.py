@@ -15,6 +15,7 @@ from standby.cli.machine import show_findings
 from standby.cli.output import Column, Json, print_json, say, stderr, stdout, table
 from standby.cli.plan_results import PlanChecked, PlanForgotten
 from standby.cli.plan_show import phase_text, result, show, tell
+from standby.cli.plan_sources import unsealable
 from standby.cli.quantities import counted
 from standby.cli.sealing import Sealer
 from standby.cli.state import State, folder_of, made
@@ -23,7 +24,7 @@ from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
 from standby.records import Finding
 from standby.recovery import plan_findings, plan_record, plan_run
-from standby.recovery.plan_document import Kind, Member, Plan, PlanRefused, read
+from standby.recovery.plan_document import Kind, Member, Plan, PlanRefused, problems, read
 from standby.recovery.plan_host import Here
 from standby.recovery.plan_record import PlanRun, PlanStopped
 from standby.recovery.plan_steps import Part, Phase
@@ -201,7 +202,10 @@ def cleanup(run: PlanRunDirectory, json: Json = False) -> None:
 
 def _findings(plan: Plan, kind: Kind, part: Part, source_down: bool, folder: Path) -> list[Finding]:
     root = folder / _failovers(kind)
-    return plan_findings.check(plan, kind, QemuHost(), root, part=part, confirmed=source_down)
+    found = plan_findings.check(plan, kind, QemuHost(), root, part=part, confirmed=source_down)
+    if kind is Kind.PLANNED and part is not Part.START and not problems(plan):
+        found += unsealable(plan, folder)
+    return found
 
 
 def _failovers(kind: Kind) -> str:
