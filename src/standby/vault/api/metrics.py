@@ -1,4 +1,4 @@
-"""Prometheus metrics of the vault, for holders of an API token. They are the database's: each process tells the same."""
+"""Prometheus metrics of the vault, for holders of an API token. Of the database: each process tells the same."""
 
 from __future__ import annotations
 
