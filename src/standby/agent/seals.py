@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 
 from standby.agent.engines import Engines
-from standby.agent.requests import Done, Seal
 from standby.errors import Bug, InvalidRequest, StandbyError
+from standby.link.requests import Done, Seal
 from standby.replication.books import Books, find
 from standby.replication.seal import Sealing, Task
 

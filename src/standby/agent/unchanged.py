@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from standby.agent.requests import Protect
 from standby.errors import Fenced, InvalidRequest
+from standby.link.requests import Protect
 from standby.replication.relationship import Relationship
 from standby.replication.states import State
 

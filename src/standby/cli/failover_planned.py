@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from standby.agent.requests import Seal
 from standby.cli import results
 from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent
 from standby.cli.failover_show import FAILOVERS, root_of, show_live, tell
@@ -20,6 +19,7 @@ from standby.cli.sealing import Sealer
 from standby.cli.state import State, folder_of, made
 from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
+from standby.link.requests import Seal
 from standby.objects.address import open_store
 from standby.recovery import live
 from standby.recovery.live import Request

@@ -8,7 +8,6 @@ from typing import Annotated, Final
 
 import typer
 
-from standby.agent.requests import Seal
 from standby.cli.failover_show import FAILOVERS, TESTS, Yes, confirmed
 from standby.cli.help import Group
 from standby.cli.machine import show_findings
@@ -22,6 +21,7 @@ from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
 from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
+from standby.link.requests import Seal
 from standby.records import Finding
 from standby.recovery import plan_findings, plan_record, plan_run
 from standby.recovery.plan_document import Kind, Member, Plan, PlanRefused, problems, read

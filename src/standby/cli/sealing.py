@@ -13,9 +13,9 @@ from typing import Final, Self
 from standby.agent.control import AgentSilent, ask
 from standby.agent.daemon import Logged
 from standby.agent.engines import Engines
-from standby.agent.requests import Answer, Done, Refused, Seal, SealStatus
 from standby.agent.seals import Seals
 from standby.clock import SystemClock
+from standby.link.requests import Answer, Done, Refused, Seal, SealStatus
 from standby.replication.books import Books
 from standby.replication.seal import GuestUp, Task
 
