@@ -74,6 +74,11 @@ class Engines:
         self._spread = spread
         self._runner = Runner(clock, failed) if running else None
 
+    @property
+    def running(self) -> bool:
+        """Whether engines are stepped."""
+        return self._runner is not None
+
     def run(self, stop: threading.Event) -> None:
         """Step the engines until `stop` is set."""
         if self._runner:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from standby.agent.engines import Engines, reach
 from standby.agent.seals import Seals
+from standby.agent.together import common_point
 from standby.agent.unchanged import check_unchanged
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
@@ -171,6 +172,10 @@ class Operations:
 
     @do.register
     def _(self, request: requests.MakePoint) -> Done:
+        if request.together:
+            named = (request.machine, *request.together)
+            common_point([find(self._books, name) for name in named], self._engines)
+            return Done()
         with self._engine(request) as engine:
             engine.request_application_consistent()
         return Done()

@@ -62,7 +62,10 @@ class Retry(OfMachine, frozen=True, kw_only=True):
 
 
 class MakePoint(OfMachine, frozen=True, kw_only=True):
-    """A point now, application-consistent if the guest can."""
+    """A point now, application-consistent if the guest can. together: with these machines, at one instant; it is
+    made when this is answered, or refused."""
+
+    together: tuple[str, ...] = ()
 
 
 class Resync(OfMachine, frozen=True, kw_only=True):

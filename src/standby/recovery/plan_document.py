@@ -161,12 +161,14 @@ class Group(_Part, frozen=True, kw_only=True):
 
 class Plan(_Part, frozen=True, kw_only=True):
     """parallel: members at work at once. shutdown: names of members, first to be shut down first, each inner list
-    side by side; empty for the groups in reverse."""
+    side by side; empty for the groups in reverse. together: all start from points of one instant, the newest that all
+    have; each member's own `point` is not asked then."""
 
     name: str
     groups: tuple[Group, ...]
     parallel: int = PARALLEL
     shutdown: tuple[tuple[str, ...], ...] = ()
+    together: bool = False
 
     @property
     def members(self) -> tuple[Member, ...]:

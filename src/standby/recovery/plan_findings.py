@@ -17,6 +17,7 @@ from standby.recovery import prerequisites, run_directory
 from standby.recovery.machine_steps import Copy, RunOrder
 from standby.recovery.networks import bridge_problem, network_named
 from standby.recovery.plan_document import Command, Kind, Member, Plan, problems
+from standby.recovery.plan_points import common
 from standby.recovery.plan_steps import Does, Part, action_of, steps_of
 from standby.replica.journal import ReplicaLog
 from standby.replica.keys import remembered
@@ -55,6 +56,11 @@ def check(
         looked = list(pool.map(lambda one: _of_member(one, kind, host, root, part, confirmed), plan.members))
     for one in looked:
         found += one.findings
+    if plan.together and kind is not Kind.PLANNED and not any(one.blocks for one in found):
+        try:
+            common(plan)
+        except StandbyError as error:
+            found.append(Finding(subject=error.subject, problem=error.cause, fix=error.hint, blocks=True))
     return found + _of_memory(plan, sum(one.memory for one in looked), meminfo)
 
 

@@ -23,6 +23,7 @@ from standby.errors import Bug, StandbyError
 from standby.recovery import run_directory
 from standby.recovery.plan_document import Kind, Manual, Plan, PlanRefused, Script, problems
 from standby.recovery.plan_effects import Effects, Outcome, Situation
+from standby.recovery.plan_points import common
 from standby.recovery.plan_programs import STEP
 from standby.recovery.plan_record import (
     OUTPUT,
@@ -71,10 +72,13 @@ def create(
 ) -> Path:
     """The run directory of a run that has not begun; `go_on` begins it. root: where runs of plans are.
 
-    Raises PlanRefused for a plan that is wrong by itself. What the world has against it is told by plan_findings.
+    Raises PlanRefused for a plan that is wrong by itself, NoCommonPoint. What the world has against it is told by
+    plan_findings.
     """
     if wrong := problems(plan):
         raise PlanRefused(plan.name, tuple(wrong))
+    if plan.together and kind is not Kind.PLANNED:
+        plan = common(plan)
     clock = clock or SystemClock()
     tag = run_directory.new_tag()
     order = PlanOrder(
