@@ -67,6 +67,9 @@ class Detail(NamedTuple):
     possible: tuple[str, ...]
 
 
+UNATTENDED: Final = "unattended"
+"""The state of a replica that no agent replicates into (`vault.rebuild`)."""
+
 SORTS: Final = ("name", "health", "rpo", "host", "state")
 
 
@@ -174,15 +177,16 @@ def possible(relationship: Relationship | None, runs: Sequence[RunStanding]) -> 
     else:
         state = relationship.state
         found += ["resume"] if state == "paused" else []
-        if state not in ("paused", "fenced", "sealed"):
+        if state not in ("paused", "fenced", "sealed", UNATTENDED):
             found += ["pause", "point", "resync", "retry", "set-policy"]
         if relationship.newest is not None:
             found.append("test-failover")
             if not any(run.kind == "failover" for run in runs):
                 found.append("failover")
         found += ["cancel-resync"] if state == "resynchronizing" else []
-        found += ["retention", "scrub"] if relationship.newest is not None else []
-        found.append("disable-protection")
+        if state != UNATTENDED:
+            found += ["retention", "scrub"] if relationship.newest is not None else []
+            found.append("disable-protection")
     for run in runs:
         if run.kind == "test":
             found.append("clean-up-test")

@@ -12,7 +12,7 @@ from standby.replication.states import State
 from standby.vault import queue
 from standby.vault.core import Actor, Vault
 from standby.vault.errors import Conflict
-from standby.vault.machines import subject_of, tiers, upkeep_host
+from standby.vault.machines import UNATTENDED, subject_of, tiers, upkeep_host
 from standby.vault.schema import Job, Machine, PolicyRow, Relationship
 
 RETAIN_EVERY: Final = timedelta(hours=1)
@@ -20,7 +20,7 @@ RETAIN_EVERY: Final = timedelta(hours=1)
 SAMPLED: Final = 0.1
 """The share of a replica's objects that each scrub reads in full; the chain and all references are always checked."""
 
-RESTING: Final = frozenset({State.NEW, State.FENCED, State.SEALED})
+RESTING: Final = frozenset({State.NEW, State.FENCED, State.SEALED, UNATTENDED})
 """States in which no point may go: the machine failed over or is about to, and any of them may be wanted."""
 
 
