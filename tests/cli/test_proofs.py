@@ -92,3 +92,16 @@ def test_points_are_proved_bisected_and_kept(tmp_path, state):
     assert json.loads((out / "proof.json").read_bytes())["verdict"] == "passed"
     assert standby("replica", "proof", *where, "--out", out).status == 3
     assert "passed" in standby("replica", "proofs", *where, columns=120).out
+    page = tmp_path / "proof.html"
+    assert standby("replica", "proof", *where, "--report", page).status == 0
+    assert "boot proof" in page.read_text()
+
+    run = standby("failover", "test", *where, "--no-agent", "--state", state, "--json").json["run"]
+    page = tmp_path / "test.html"
+    assert standby("failover", "report", run, "--out", page, "--title", "Drill of <autumn>").status == 0
+    assert standby("failover", "report", run, "--out", page).status == 3
+    html = page.read_text()
+    assert all(
+        word in html for word in ("Drill of &lt;autumn&gt;", "Screen now", "test failover", "overlays")
+    )
+    assert standby("failover", "cleanup", run).status == 0

@@ -11,6 +11,7 @@ from standby.cli import failover_back, failover_live, results
 from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_planned import planned
 from standby.cli.failover_proof import KeepProof, ProbeLimit, Probes, test_and_prove
+from standby.cli.failover_report import report
 from standby.cli.failover_show import (
     FAILOVERS,
     TESTS,
@@ -100,6 +101,9 @@ def show(run: RunDirectory, json: Json = False) -> None:
         _show(failover.look(run, QemuHost()), json)
     else:
         show_live(live_view.look(run, QemuHost()), json)
+
+
+app.command()(report)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from standby.cli.failover_report import write_report
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, duration, instant, local, zone
@@ -15,6 +16,7 @@ from standby.cli.reading import ReplicaName, StoreAddress
 from standby.errors import InvalidRequest
 from standby.objects.address import open_store
 from standby.recovery import proof as proving
+from standby.recovery import report_records
 from standby.replica import proofs as kept
 from standby.replica.journal import ReplicaLog
 from standby.replica.proofs import Proof
@@ -76,6 +78,9 @@ def proof(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Write its pictures and texts into this new directory."),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write it as one printable HTML file.")
+    ] = None,
     key_file: KeyFileOption = None,
     passphrase: PassphraseOption = False,
     json: Json = False,
@@ -85,6 +90,8 @@ def proof(
     found = kept.read(log, kept.choose(log, which))
     if out is not None:
         _fetch(log, found, out)
+    if report is not None:
+        write_report(report, f"Boot proof of {found.machine}", [report_records.of_proof(log, found)])
     if json:
         print_json(found)
     else:

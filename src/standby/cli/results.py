@@ -548,3 +548,8 @@ class Bisected(msgspec.Struct, kw_only=True):
     between: tuple[int, ...]
     tested: tuple[BisectStep, ...]
     kept: str
+
+
+class Reported(msgspec.Struct, kw_only=True):
+    file: str
+    machines: tuple[str, ...]
