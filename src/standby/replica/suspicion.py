@@ -24,6 +24,9 @@ LEAST_HISTORY: Final = 12
 GROWN_USUAL: Final = 48
 """Points after which a flagged one counts as usual: a machine that has changed for good is not flagged for ever."""
 
+COMPARED: Final = WINDOW + GROWN_USUAL
+"""Points, the newest, without which a verdict on the newest would be another."""
+
 LEAST_RAW: Final = 4 << 20
 """Bytes below which a point is never flagged: what a log's own tables take would pass for incompressible."""
 _TELLING: Final = 256 << 10
@@ -102,6 +105,17 @@ def judge(changes: Sequence[Change], rewritten: Rewritten = not_known) -> dict[i
             flagged[change.seq] = found
             waiting.append((index, change))
     return flagged
+
+
+def newest_flagged(changes: Sequence[Change]) -> tuple[int, Suspicion] | None:
+    """How many points up to the newest are flagged in a row, by records alone, and why the first of them is."""
+    flagged = judge(changes)
+    count = 0
+    for change in reversed(changes):
+        if change.seq not in flagged:
+            break
+        count += 1
+    return (count, flagged[changes[-count].seq]) if count else None
 
 
 def _suspicion(change: Change, usual: Sequence[Change], rewritten: Rewritten) -> Suspicion | None:
