@@ -182,10 +182,14 @@ def possible(relationship: Relationship | None, runs: Sequence[RunStanding]) -> 
         if relationship.newest is not None:
             found.append("test-failover")
             if not any(run.kind == "failover" for run in runs):
-                found.append("failover")
+                found += (
+                    ["failover"]
+                    if state in ("fenced", "sealed", UNATTENDED)
+                    else ["failover", "planned-failover"]
+                )
         found += ["cancel-resync"] if state == "resynchronizing" else []
         if state != UNATTENDED:
-            found += ["retention", "scrub"] if relationship.newest is not None else []
+            found += ["retention", "scrub", "prove"] if relationship.newest is not None else []
             found.append("disable-protection")
     for run in runs:
         if run.kind == "test":
