@@ -124,7 +124,7 @@ class Vm(NamedTuple):
 
 
 _NFS = "the store does not answer (timed out after 30 s)"
-_BERLIN: Final = {
+HOSTS: Final = {
     "kvm-berlin-1": (
         Vm("erp-db", (200 * GIB, 500 * GIB), frequency=5, lag=3),
         Vm("erp-app", (80 * GIB,), lag=14),
@@ -204,7 +204,7 @@ def full(path: Path) -> Scene:
     catalogue.new_store(vault, ROOT, "NAS cellar", "/srv/replicas")
     catalogue.new_policy(vault, ROOT, "Gold", {"frequency": 5, "application_consistent_hours": 1}, 30)
     catalogue.new_policy(vault, ROOT, "Silver", {"frequency": 30, "retention_hours": 72}, 90)
-    for name in _BERLIN:
+    for name in HOSTS:
         scene.agents[name] = Agent(client, vault, name, "Munich" if "munich" in name else "Berlin")
     _begin_protection(scene)
     times = [start + timedelta(minutes=100 * step) for step in range(1, 15)]
@@ -267,14 +267,14 @@ def standing(vm: Vm, at: datetime, number: int, *, newest: float) -> Standing:
 
 def _begin_protection(scene: Scene) -> None:
     """By jobs, so that relationships have policies."""
-    for name, vms in _BERLIN.items():
+    for name, vms in HOSTS.items():
         agent = scene.agents[name]
-        agent.beat(machines=_seen(name))
+        agent.beat(machines=seen(name))
         for vm in vms:
             job = machines.begin(
                 scene.vault,
                 access.console("olga"),
-                _machine(scene, vm.name),
+                machine_id(scene, vm.name),
                 "enable-protection",
                 {
                     "policy": "Gold" if vm.frequency == 5 else "Silver",
@@ -296,7 +296,7 @@ def _begin_protection(scene: Scene) -> None:
 
 def _report(name: str, at: datetime, number: int, end: datetime) -> dict[str, object]:
     last = at == end
-    vms = _BERLIN[name]
+    vms = HOSTS[name]
     calm = [vm if at > end - timedelta(minutes=70) else _calm(vm) for vm in vms]
     found = tuple(
         standing(vm, at, number, newest=vm.lag if last else min(vm.lag, 15 + (number * 7) % 20))
@@ -329,14 +329,14 @@ def _report(name: str, at: datetime, number: int, end: datetime) -> dict[str, ob
                 first_instruction=1.8,
             ),
         )
-    return {"machines": _seen(name), "relationships": found, "points": points, "runs": runs}
+    return {"machines": seen(name), "relationships": found, "points": points, "runs": runs}
 
 
 def _calm(vm: Vm) -> Vm:
     return Vm(vm.name, vm.sizes, frequency=vm.frequency, lag=min(vm.lag, 25))
 
 
-def _seen(name: str) -> tuple[Seen, ...]:
+def seen(name: str) -> tuple[Seen, ...]:
     connection = Connection(qmp="/run/qemu/vm.qmp")
     found = [
         Seen(
@@ -347,7 +347,7 @@ def _seen(name: str) -> tuple[Seen, ...]:
                 SeenDisk(id=f"vd{'ab'[i]}", size=size, format="qcow2") for i, size in enumerate(vm.sizes)
             ),
         )
-        for vm in _BERLIN[name]
+        for vm in HOSTS[name]
     ]
     found += [
         Seen(
@@ -400,7 +400,7 @@ def _failed_job(scene: Scene) -> None:
     job = machines.begin(
         scene.vault,
         access.console("olga"),
-        _machine(scene, "web-2"),
+        machine_id(scene, "web-2"),
         "test-failover",
         {"host": scene.agents["kvm-berlin-2"].host},
     )
@@ -421,7 +421,7 @@ def _running_job(scene: Scene) -> None:
     job = machines.begin(
         scene.vault,
         access.console("olga"),
-        _machine(scene, "sandbox"),
+        machine_id(scene, "sandbox"),
         "enable-protection",
         {"policy": "Silver", "store": "S3 Frankfurt"},
     )
@@ -432,7 +432,7 @@ def _running_job(scene: Scene) -> None:
     agent.beat(room=0, work=(work,))
 
 
-def _machine(scene: Scene, name: str) -> str:
+def machine_id(scene: Scene, name: str) -> str:
     return next(
         row.machine.id for row in machines.listed(scene.vault, search=name).rows if row.machine.name == name
     )
