@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from standby import errors
-from standby.cli import failure, results
+from standby.cli import failure, plan_results, results
 from standby.cli.app import app
 
 DOC = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -44,10 +44,9 @@ def _commands() -> Iterator[str]:
 
 
 def _command(command, path: str) -> Iterator[str]:
-    inner = getattr(command, "commands", None)
-    if inner is not None:
-        for name, one in sorted(inner.items()):
-            yield from _command(one, f"{path} {name}")
+    if hasattr(command, "list_commands"):
+        for name in sorted(command.list_commands(None)):
+            yield from _command(command.get_command(None, name), f"{path} {name}")
         return
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     shown = " ".join(p.metavar or p.name.upper() for p in arguments)
@@ -66,7 +65,7 @@ def _documents() -> Iterator[str]:
     yield "## What `--json` prints\n"
     yield "One document on stdout; lists are arrays, `vm protect` prints a line an event."
     yield "Sizes are bytes, times RFC 3339 in UTC.\n"
-    for module in (results, failure):
+    for module in (results, plan_results, failure):
         for name, kind in vars(module).items():
             if (
                 inspect.isclass(kind)

@@ -3,22 +3,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
 
+from standby.vault import access
 from tests.portal import scene
 from tests.portal.scene import PASSWORD, Scene
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cheap_passwords() -> Iterator[None]:
+    """Checking a password takes long on purpose; tests/vault tries the real way."""
+    with pytest.MonkeyPatch.context() as patch:
+        hasher = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+        patch.setattr(access, "hasher", hasher)
+        patch.setattr(access, "_NOBODY", hasher.hash("nobody's"))
+        yield
+
+
 @pytest.fixture(scope="session")
-def day(tmp_path_factory) -> Scene:
+def day(tmp_path_factory, cheap_passwords) -> Scene:
     """A vault after a day of work; who changes it leaves what others look at."""
     return scene.full(tmp_path_factory.mktemp("day"))
 
 
+@pytest.fixture(scope="session")
+def new_vault(tmp_path_factory, cheap_passwords) -> Scene:
+    return scene.empty(tmp_path_factory.mktemp("new"))
+
+
 @pytest.fixture
-def bare(tmp_path) -> Scene:
+def bare(new_vault, tmp_path) -> Scene:
     """A vault with users and nothing else."""
-    return scene.empty(tmp_path)
+    return scene.copied(new_vault, tmp_path)
 
 
 class User:

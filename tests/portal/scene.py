@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from standby.link.messages import (
     DiskStanding,
     Heartbeat,
     Interval,
+    Order,
     PointMade,
     Reason,
     Registered,
@@ -75,6 +77,12 @@ class Agent:
         self.host, self.token = registered.host, registered.token
         self.last = Heartbeat(instance="first", version="0.1.0", time="")
 
+    def elsewhere(self, client: TestClient, vault: Vault) -> Agent:
+        """The same agent, speaking to a copy of its vault."""
+        found = copy.copy(self)
+        found.client, found.vault = client, vault
+        return found
+
     def beat(self, **changes: object) -> Answer:
         """What was said last, with `changes`; points and work are said once."""
         now = self.vault.clock.now().isoformat()
@@ -97,17 +105,35 @@ class Scene(NamedTuple):
     agents: dict[str, Agent]
 
 
-def empty(path: Path) -> Scene:
-    """A vault with users and nothing else."""
+def opened(path: Path) -> Scene:
+    """The vault whose database lies in the folder."""
     clock = SetClock()
-    database = Database(f"sqlite:///{path / 'vault.sqlite'}")
-    database.migrate()
-    vault = Vault(database, clock)
+    vault = Vault(Database(f"sqlite:///{path / 'vault.sqlite'}"), clock)
     app = create_app(vault, ticking=False)
     pages.attach(app)
-    for name, role in USERS.items():
-        access.new_user(vault, ROOT, name, role, PASSWORD)
     return Scene(vault, app, clock, {})
+
+
+def empty(path: Path) -> Scene:
+    """A vault with users and nothing else."""
+    scene = opened(path)
+    scene.vault.database.migrate()
+    for name, role in USERS.items():
+        access.new_user(scene.vault, ROOT, name, role, PASSWORD)
+    return scene
+
+
+def copied(scene: Scene, path: Path) -> Scene:
+    """Another vault that is as this one is now, with its agents."""
+    with scene.vault.database.engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql(f"VACUUM INTO '{path / 'vault.sqlite'}'")
+        connection.exec_driver_sql("BEGIN")
+    made = opened(path)
+    client = TestClient(made.app)
+    for name, agent in scene.agents.items():
+        made.agents[name] = agent.elsewhere(client, made.vault)
+    return made
 
 
 class Vm(NamedTuple):
@@ -395,6 +421,18 @@ def _tasks(scene: Scene, done: int, share: float | None = None) -> tuple[TaskRep
     return tuple(found)
 
 
+def _ordered(agent: Agent, job: str) -> Order:
+    """The order of this job; others that came with it (retention, scrubs) are done at once."""
+    orders = agent.beat(room=100).orders
+    done = [
+        WorkReport(job=one.job, lease=one.lease, state=WorkState.SUCCEEDED)
+        for one in orders
+        if one.job != job
+    ]
+    agent.beat(room=0, work=tuple(done))
+    return next(one for one in orders if one.job == job)
+
+
 def _failed_job(scene: Scene) -> None:
     agent = scene.agents["kvm-berlin-2"]
     job = machines.begin(
@@ -404,7 +442,7 @@ def _failed_job(scene: Scene) -> None:
         "test-failover",
         {"host": scene.agents["kvm-berlin-2"].host},
     )
-    order = agent.beat(room=1).orders[0]
+    order = _ordered(agent, job.id)
     error = Refused(
         kind="NeedsPerson",
         subject="web-2",
@@ -425,7 +463,7 @@ def _running_job(scene: Scene) -> None:
         "enable-protection",
         {"policy": "Silver", "store": "S3 Frankfurt"},
     )
-    order = agent.beat(room=1).orders[0]
+    order = _ordered(agent, job.id)
     work = WorkReport(
         job=job.id, lease=order.lease, state=WorkState.IN_PROGRESS, tasks=_tasks(scene, 2, 0.35)
     )

@@ -7,11 +7,12 @@ import json
 import re
 
 import pytest
+from fastapi.testclient import TestClient
 
 from standby.link.messages import VaultKey, WorkReport, WorkState
-from standby.vault import listing, machines, overview
+from standby.vault import catalogue, hosts, listing, machines, overview
 from standby.vault.jobs import JobState
-from tests.portal.scene import HOSTS, PASSWORD, ROOT, STORE, Agent, Scene, seen, standing
+from tests.portal.scene import HOSTS, PASSWORD, ROOT, STORE, Agent, Scene, copied, seen, standing
 from tests.portal.test_pages import machine
 
 
@@ -64,23 +65,26 @@ def test_from_nothing_to_a_protected_machine(bare, enter):
     assert "succeeded" in olga.get(first.headers["location"]).text
 
 
-@pytest.fixture
-def one(bare, enter) -> Scene:
-    """With one protected machine, `jump`, that has a point."""
-    test_from_nothing_to_a_protected_machine(bare, enter)
-    client = enter(bare, "ada").client
-    agent = Agent(client, bare.vault, "kvm-2", "Berlin")
+@pytest.fixture(scope="module")
+def with_one(new_vault, tmp_path_factory) -> Scene:
+    made = copied(new_vault, tmp_path_factory.mktemp("one"))
+    hosts.new_site(made.vault, ROOT, "Berlin")
+    catalogue.new_store(made.vault, ROOT, "S3", STORE)
+    catalogue.new_policy(made.vault, ROOT, "Silver", {"frequency": 30})
+    hosts.new_key(made.vault, ROOT, "Berlin", "https://vault.acme.example", "")
+    agent = made.agents["kvm-2"] = Agent(TestClient(made.app), made.vault, "kvm-2", "Berlin")
     vm = HOSTS["kvm-munich-1"][0]
-    (before,) = machines.listed(bare.vault, search="jump").rows
-    with bare.vault.session() as session:
-        kept = session.get_one(type(before.machine), before.machine.id)
-        kept.present = False
     agent.beat(
         machines=seen("kvm-munich-1"),
-        relationships=(standing(vm, bare.vault.clock.now(), 3, newest=9),),
+        relationships=(standing(vm, made.vault.clock.now(), 3, newest=9),),
     )
-    bare.agents["kvm-2"] = agent
-    return bare
+    return made
+
+
+@pytest.fixture
+def one(with_one, tmp_path) -> Scene:
+    """With one protected machine, `jump`, that has a point."""
+    return copied(with_one, tmp_path)
 
 
 def test_a_dangerous_job_is_confirmed_by_the_machines_name(one, enter):
@@ -120,6 +124,7 @@ def test_a_test_failover_from_a_chosen_point(one, enter):
     ("kind", "more"),
     [
         ("pause", {}),
+        ("scrub", {}),
         ("point", {}),
         ("retry", {}),
         ("resync", {"disks": "vda"}),
@@ -162,10 +167,12 @@ def test_policies_are_changed_and_deleted(one, enter):
         "resync_start": "scheduled",
         "resync_days": ["5", "6"],
         "drill_days": "14",
+        "keep": "1h:7d, 1d:30d",
+        "scrub_days": "0",
     }
     assert ada.post(f"{path}/change", **changed).status_code == 303
     (policy,) = listing.policies(one.vault)
-    assert policy.drill_days == 14
+    assert (policy.drill_days, policy.scrub_days, policy.keep) == (14, 0, ["1h:7d", "1d:30d"])
     assert policy.body["bandwidth"]["work"] == 2_621_440
     assert policy.body["resync"]["hours"]["days"] == [5, 6]
     assert policy.body["resync"]["hours"]["start"].startswith("18:30")
@@ -186,6 +193,8 @@ def test_sites_stores_keys_and_hosts_end(one, enter):
     key = next(one for one in listing.registration_keys(one.vault, ROOT) if not one.used)
     assert ada.post(f"/keys/{key.id}/delete").status_code == 303
     host = one.agents["kvm-2"].host
+    assert ada.post(f"/hosts/{host}/upkeep", upkeep="yes").status_code == 303
+    assert " checked" in ada.get(f"/hosts/{host}/upkeep").text
     assert "cancelled" in ada.get(f"/hosts/{host}/revoke").text
     assert ada.post(f"/hosts/{host}/revoke").status_code == 303
     assert "It was revoked" in ada.get(f"/hosts/{host}").text

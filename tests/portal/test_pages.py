@@ -159,7 +159,7 @@ def test_a_missing_page_is_one_and_the_api_stays_json(users):
     assert "there is no such machine" in text.text
     assert users["reader"].get("/nothing/here").headers["content-type"].startswith("text/html")
     assert users["reader"].get("/api/v1/nothing").headers["content-type"] == "application/problem+json"
-    assert users["reader"].get("/static/any/../pages.py").status_code == 404
+    assert users["reader"].get("/static/any/%2e%2e/pages.py").status_code == 404
 
 
 def test_what_people_named_is_shown_as_text(bare, enter):

@@ -46,6 +46,8 @@ TABLE: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", "/jobs/{job}/{action}"): OP,
     ("GET", "/infrastructure"): R,
     ("GET", "/hosts/{host}"): R,
+    ("GET", "/hosts/{host}/upkeep"): A,
+    ("POST", "/hosts/{host}/upkeep"): A,
     ("GET", "/hosts/{host}/revoke"): A,
     ("POST", "/hosts/{host}/revoke"): A,
     ("GET", "/sites/new"): A,

@@ -23,12 +23,12 @@ from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, print_json, progress, say, stderr, stdout
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
-from standby.errors import InvalidRequest
-from standby.hypervisor.host import Fetched, Network
+from standby.hypervisor.host import Fetched
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failback, live
+from standby.recovery import failback, live, networks
 from standby.recovery import hydrate as hydrating
 from standby.recovery.live import Request
+from standby.recovery.networks import network_named
 from standby.recovery.split_brain import CONFIRM
 
 NetworkChoice = Annotated[
@@ -38,6 +38,18 @@ NetworkChoice = Annotated[
         metavar="N",
         help="The machine's cards: `isolated`, `none`, `user` (out through this host) or `bridge=NAME`.",
     ),
+]
+MapChoice = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="SOURCE=N",
+        help="Of the cards on this network of the source, or of the card with this MAC address, as --network. "
+        "May be repeated.",
+    ),
+]
+MacChoice = Annotated[
+    str, typer.Option("--mac", metavar="POLICY", help="`keep` the cards' MAC addresses, or make `new` ones.")
 ]
 NoAgent = Annotated[
     bool, typer.Option("--no-agent", help="The guest has no agent: do not wait for its answer.")
@@ -50,6 +62,8 @@ def unplanned(
     replica: ReplicaName,
     point: PointChoice = "newest",
     network: NetworkChoice = "isolated",
+    mapped: MapChoice = None,
+    mac: MacChoice = "keep",
     source_qmp: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +86,7 @@ def unplanned(
 
     It can be cancelled or taken to another point until it is committed.
     """
-    kind, bridge = network_of(network)
+    kind, bridge = network_named(network)
     request = Request(
         store,
         replica,
@@ -83,6 +97,7 @@ def unplanned(
         source_qmp,
         source_down,
         key_of(key_file, passphrase),
+        networks.parse(mapped or (), mac),
     )
     root = made(root_of(state, FAILOVERS))
     show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)
@@ -152,21 +167,3 @@ def hydrate(run: RunDirectory, json: Json = False) -> None:
 
         shown = hydrating.hydrate(run, QemuHost(), progress=show)
     show_live(shown, json)
-
-
-def network_of(text: str) -> tuple[Network, str]:
-    """What --network means. Raises InvalidRequest."""
-    kind, _, bridge = text.partition("=")
-    named = {
-        "isolated": Network.RESTRICTED,
-        "none": Network.NONE,
-        "user": Network.USER,
-        "bridge": Network.BRIDGE,
-    }.get(kind)
-    if named is None or (named is Network.BRIDGE) is not bool(bridge):
-        raise InvalidRequest(
-            f"there is no network {text!r}",
-            subject="--network",
-            hint="give isolated, none, user, or bridge=NAME with the name of a bridge of this host",
-        )
-    return named, bridge

@@ -277,3 +277,33 @@ def ask_revoke(visit: Visiting, host: str) -> Response:
 def revoke_host(visit: Visiting, form: Form, host: str) -> Response:
     hosts.revoke(visit.vault, visit.actor, host)
     return to(visit, HERE)
+
+
+def _upkeep_form(host: Host) -> FormPage:
+    return FormPage(
+        f"Upkeep by {host.name}",
+        f"/hosts/{host.id}/upkeep",
+        "Change it",
+        f"/hosts/{host.id}",
+        text=(
+            "Retention and scrubs work on a site’s replicas in their stores. They are done by the hosts that take care"
+            " of them, or by the one that replicates where none does.",
+        ),
+        fields=(
+            Field("upkeep", "It takes care of its site’s replicas", "checkbox", "yes" if host.upkeep else ""),
+        ),
+    )
+
+
+@router.get("/hosts/{host}/upkeep")
+def ask_upkeep(visit: Visiting, host: str) -> Response:
+    visit.actor.must(Role.ADMINISTRATOR, "changing a host")
+    with visit.vault.session() as session:
+        found = hosts.find_host(session, host)
+    return show(visit, _upkeep_form(found))
+
+
+@router.post("/hosts/{host}/upkeep")
+def change_upkeep(visit: Visiting, form: Form, host: str) -> Response:
+    changed = hosts.set_upkeep(visit.vault, visit.actor, host, bool(form["upkeep"]))
+    return to(visit, f"/hosts/{changed.id}")

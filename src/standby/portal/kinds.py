@@ -61,6 +61,11 @@ def parameters(kind: str, form: Filled) -> dict[str, Any]:
     return _PARAMETERS[kind](form) if kind in _PARAMETERS else {}
 
 
+def known(kind: str) -> bool:
+    """Whether there is a form that begins such a job."""
+    return kind in _TEXTS
+
+
 def _lacks(kind: str, given: Given) -> list[tuple[str, str]]:
     if kind != "enable-protection":
         return []
@@ -112,6 +117,9 @@ _TEXTS: Final = {
     "resume-failover": "A failover of {name} that was interrupted goes on.",
     "hydrate": "The disks of the recovered copy of {name} are fetched while it runs, until it no longer needs the"
     " store.",
+    "retention": "Points of {name}’s replica that its policy no longer keeps are folded together and deleted. It stands"
+    " in nobody’s way.",
+    "scrub": "{name}’s replica is looked through in its store for damage. It stands in nobody’s way.",
     "reverse-replicate": "The recovered copy of {name} is protected from its new host, into the same replica.",
 }
 

@@ -87,7 +87,7 @@ def show_list(
         link=link,
         sites=listing.sites(visit.vault),
         hosts=listing.hosts(visit.vault),
-        states=[one.value for one in State],
+        states=[*(one.value for one in State), machines.UNATTENDED],
         progress=progress(visit.vault, jobs),
         first=offset + 1,
         last=offset + len(found.rows),
@@ -104,6 +104,7 @@ def show_machine(visit: Visiting, machine: str, hours: Annotated[int, Query(ge=1
     return visit.page(
         "machine.html",
         detail=detail,
+        unattended=machines.UNATTENDED,
         hours=hours,
         diagrams=diagrams(
             detail.relationship.state if detail.relationship else "", [run for _, run in detail.runs]
@@ -113,7 +114,11 @@ def show_machine(visit: Visiting, machine: str, hours: Annotated[int, Query(ge=1
         jobs=jobs,
         progress=progress(visit.vault, jobs),
         events=machines.events(visit.vault, machine=key, limit=25),
-        actions=[_action(kind) for kind in detail.possible if visit.actor.role >= KINDS[kind].role],
+        actions=[
+            _action(kind)
+            for kind in detail.possible
+            if kinds.known(kind) and visit.actor.role >= KINDS[kind].role
+        ],
         forecast=forecast(detail, machines.series(visit.vault, key, timedelta(hours=1))),
     )
 
@@ -170,7 +175,7 @@ def begin(visit: Visiting, form: Form, machine: str, kind: str) -> Response:
 
 
 def _known(visit: Visit, kind: str) -> str:
-    if kind not in KINDS or KINDS[kind].observed:
+    if not kinds.known(kind):
         raise NotFound("there is no such job", subject=kind, hint="see the machine’s page")
     visit.actor.must(KINDS[kind].role, KINDS[kind].title)
     return kind

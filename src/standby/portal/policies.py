@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import time
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from standby.vault.usage import usage
 router = APIRouter(prefix="/policies", include_in_schema=False, route_class=Route)
 
 DRILL_DAYS: Final = 90
+SCRUB_DAYS: Final = 7
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MIB: Final = 1 << 20
 
@@ -34,7 +36,7 @@ def show_policies(visit: Visiting) -> Response:
 @router.get("/new")
 def ask_new(visit: Visiting) -> Response:
     visit.actor.must(Role.ADMINISTRATOR, "creating a policy")
-    return show(visit, _form(None, "", Policy(), DRILL_DAYS))
+    return show(visit, _form(None, "", Policy(), DRILL_DAYS, (), SCRUB_DAYS))
 
 
 @router.post("")
@@ -42,9 +44,11 @@ def create(visit: Visiting, form: Form) -> Response:
     try:
         if not 1 <= len(form["name"]) <= 100:
             raise InvalidRequest("a policy has a name", subject="policy", hint="give one")
-        catalogue.new_policy(visit.vault, visit.actor, form["name"], body_of(form), _drill_days(form))
+        catalogue.new_policy(
+            visit.vault, visit.actor, form["name"], body_of(form), _drill_days(form), **_care(form)
+        )
     except InvalidRequest as error:
-        return refused(visit, _form(None, "", Policy(), DRILL_DAYS), form, error)
+        return refused(visit, _form(None, "", Policy(), DRILL_DAYS, (), SCRUB_DAYS), form, error)
     return to(visit, "/policies")
 
 
@@ -57,7 +61,9 @@ def ask_change(visit: Visiting, policy: str) -> Response:
 @router.post("/{policy}/change")
 def change(visit: Visiting, form: Form, policy: str) -> Response:
     try:
-        catalogue.change_policy(visit.vault, visit.actor, policy, body_of(form), _drill_days(form))
+        catalogue.change_policy(
+            visit.vault, visit.actor, policy, body_of(form), _drill_days(form), **_care(form)
+        )
     except InvalidRequest as error:
         return refused(visit, _of(visit, policy), form, error)
     return to(visit, "/policies")
@@ -92,10 +98,14 @@ def _delete_form(policy: str) -> FormPage:
 def _of(visit: Visiting, policy: str) -> FormPage:
     with visit.vault.session() as session:
         row = catalogue.find_policy(session, policy)
-    return _form(row.id, row.name, msgspec.convert(row.body, Policy), row.drill_days)
+    return _form(
+        row.id, row.name, msgspec.convert(row.body, Policy), row.drill_days, row.keep, row.scrub_days
+    )
 
 
-def _form(key: str | None, name: str, policy: Policy, drill_days: int) -> FormPage:
+def _form(
+    key: str | None, name: str, policy: Policy, drill_days: int, keep: Sequence[str], scrub_days: int
+) -> FormPage:
     resync, bandwidth, monitoring = policy.resync, policy.bandwidth, policy.monitoring
     days = [Option(str(number), day) for number, day in enumerate(_DAYS)]
     resync_group, rate_group, more = "Resynchronization", "Bandwidth of each machine", "Limits and monitoring"
@@ -108,6 +118,12 @@ def _form(key: str | None, name: str, policy: Policy, drill_days: int) -> FormPa
             [Option(str(one), every(one)) for one in FREQUENCIES],
         ),
         _number("retention_hours", "Hours for which every point is kept", policy.retention_hours, 1),
+        Field(
+            "keep",
+            "And after that",
+            value=", ".join(keep),
+            help="1h:7d, 1d:30d keeps one an hour for a week, one a day for a month; empty: none",
+        ),
         _number(
             "application_consistent_hours",
             "Hours between application-consistent points",
@@ -121,6 +137,13 @@ def _form(key: str | None, name: str, policy: Policy, drill_days: int) -> FormPa
             drill_days,
             0,
             help="an alert tells of one that is overdue; 0: never",
+        ),
+        _number(
+            "scrub_days",
+            "Days between scrubs",
+            scrub_days,
+            0,
+            help="each looks through the replica for damage; 0: never",
         ),
         Field(
             "resync_start",
@@ -246,6 +269,14 @@ def _bytes(text: str) -> int | None:
         raise InvalidRequest(
             f"{text!r} is no rate", subject="bandwidth", hint="give MiB/s, or nothing"
         ) from error
+
+
+def _care(form: Filled) -> dict[str, Any]:
+    """Of the replica in its store."""
+    days = form.number("scrub_days", SCRUB_DAYS)
+    if not 0 <= days <= 3650:
+        raise InvalidRequest("a scrub is due every 1 to 3650 days, or never (0)", subject="scrub days")
+    return {"keep": [one.strip() for one in form["keep"].split(",") if one.strip()], "scrub_days": days}
 
 
 def _drill_days(form: Filled) -> int:

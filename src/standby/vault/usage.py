@@ -40,7 +40,7 @@ def usage(vault: Vault) -> Usage:
             rows = session.execute(select(of, func.count()).where(of.is_not(None), *where).group_by(of))
             return {row[0]: row[1] for row in rows}
 
-        standing = Relationship.ended.is_(False)
+        standing = ~Relationship.ended & ~Relationship.superseded
         return Usage(
             counts(Machine.host, Machine.present.is_(True)),
             counts(Relationship.host, standing),
