@@ -314,7 +314,7 @@ def _begin_protection(scene: Scene) -> None:
                 room=0,
                 work=(
                     WorkReport(
-                        job=job.id, lease=order.lease, state=WorkState.SUCCEEDED, tasks=_tasks(scene, 4)
+                        job=job.id, lease=order.lease, state=WorkState.SUCCEEDED, tasks=tasks(scene, 4)
                     ),
                 ),
             )
@@ -396,7 +396,7 @@ def seen(name: str) -> tuple[Seen, ...]:
     return tuple(found)
 
 
-def _tasks(scene: Scene, done: int, share: float | None = None) -> tuple[TaskReport, ...]:
+def tasks(scene: Scene, done: int, share: float | None = None) -> tuple[TaskReport, ...]:
     names = (
         "Prerequisites check for enabling protection",
         "Identifying replication target",
@@ -464,9 +464,7 @@ def _running_job(scene: Scene) -> None:
         {"policy": "Silver", "store": "S3 Frankfurt"},
     )
     order = _ordered(agent, job.id)
-    work = WorkReport(
-        job=job.id, lease=order.lease, state=WorkState.IN_PROGRESS, tasks=_tasks(scene, 2, 0.35)
-    )
+    work = WorkReport(job=job.id, lease=order.lease, state=WorkState.IN_PROGRESS, tasks=tasks(scene, 2, 0.35))
     agent.beat(room=0, work=(work,))
 
 
