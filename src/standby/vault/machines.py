@@ -423,9 +423,10 @@ def _order(sort: str, descending: bool) -> list[ColumnElement[Any]]:
         "host": [func.lower(Host.name)],
         "state": [func.coalesce(Relationship.state, "~")],
         "health": [func.coalesce(-Relationship.level, 1)],
-        "rpo": [func.coalesce(-Relationship.rpo, 1.0)],
+        # The oldest newest point first. By the instant: what a silent agent reported last gets older all the same.
+        "rpo": [Relationship.newest.expression, -Relationship.rpo],
     }
-    return [one.desc() if descending else one.asc() for one in columns[sort]]
+    return [(one.desc() if descending else one.asc()).nulls_last() for one in columns[sort]]
 
 
 def _active(session: Session, machines: Sequence[str]) -> dict[str, Job]:
