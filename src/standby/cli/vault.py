@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from standby.cli.foreground import stopping
-from standby.cli.help import Group
+from standby.cli.help import lone
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.state import default_state, made
 from standby.clock import SystemClock
@@ -28,7 +28,7 @@ from standby.vault.database import Database
 from standby.vault.server import Server, address_of
 from standby.vault.tls import identity
 
-app = typer.Typer(cls=Group)
+app = lone()
 
 Folder = Annotated[
     Path | None,

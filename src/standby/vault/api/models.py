@@ -349,6 +349,15 @@ class NewToken(Taken):
     days: int | None = Field(365, ge=1, le=3650)
 
 
+class LogIn(Taken):
+    """token: what the new token is called in the list of one's tokens."""
+
+    name: str = Field(min_length=1, max_length=64)
+    password: str = Field(min_length=1, max_length=1000)
+    token: str = Field("log-in", min_length=1, max_length=100)
+    days: int = Field(90, ge=1, le=365)
+
+
 class MadeToken(Token):
     """token: in clear, this once only."""
 
