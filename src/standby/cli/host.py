@@ -121,8 +121,8 @@ def key(
         at = instant(made["expires"])
         say(
             stdout(),
-            f"{file} lets one host register with {made['site']}, until {local(at)} {zone(at)}. It holds a secret: bring "
-            "it there by a safe way.",
+            f"{file} lets one host register with {made['site']}, until {local(at)} {zone(at)}. It holds a "
+            "secret: bring it there by a safe way.",
         )
 
 
