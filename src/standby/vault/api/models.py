@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from standby.vault.access import NAME
+from standby.vault.catalogue import CHANNEL_KINDS
+from standby.vault.jobs import KINDS, Role
+from standby.vault.observe import Condition
+
+_ROLES: Final[dict[str, Any]] = {"enum": [str(one) for one in Role]}
 
 
 class Taken(BaseModel):
@@ -162,7 +169,10 @@ class Machine(Given):
 class NewJob(Taken):
     """kind: see `GET /api/v1/job-kinds`. confirm: the machine's name, for dangerous kinds."""
 
-    kind: str = Field(max_length=64)
+    kind: str = Field(
+        max_length=64,
+        json_schema_extra={"enum": [name for name, one in KINDS.items() if not one.observed]},
+    )
     params: dict[str, Any] = Field(default_factory=dict)
     confirm: str = Field("", max_length=200)
 
@@ -280,9 +290,13 @@ class Channel(Given):
 
 class NewChannel(Taken):
     name: str = Field(min_length=1, max_length=100)
-    kind: str = Field(description="webhook or apprise")
+    kind: str = Field(json_schema_extra={"enum": list(CHANNEL_KINDS)})
     target: str = Field(min_length=1, max_length=2000)
-    kinds: list[str] = Field(default_factory=list, description="Of alerts; all if empty.")
+    kinds: list[str] = Field(
+        default_factory=list,
+        description="Of alerts; all if empty.",
+        json_schema_extra={"items": {"enum": [str(one) for one in Condition]}},
+    )
 
 
 class Due(Given):
@@ -323,13 +337,13 @@ class Me(Given):
 
 
 class NewUser(Taken):
-    name: str = Field(min_length=1, max_length=64)
-    role: str
+    name: str = Field(min_length=1, max_length=64, pattern=f"^{NAME.pattern}$")
+    role: str = Field(json_schema_extra=_ROLES)
     password: str = Field(min_length=10, max_length=1000)
 
 
 class UserChange(Taken):
-    role: str | None = None
+    role: str | None = Field(None, json_schema_extra={"enum": [*_ROLES["enum"], None]})
     enabled: bool | None = None
     password: str | None = Field(None, min_length=10, max_length=1000)
 
@@ -345,7 +359,7 @@ class Token(Given):
 
 class NewToken(Taken):
     name: str = Field(min_length=1, max_length=100)
-    role: str = "reader"
+    role: str = Field("reader", json_schema_extra=_ROLES)
     days: int | None = Field(365, ge=1, le=3650)
 
 
