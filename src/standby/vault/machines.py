@@ -74,7 +74,12 @@ def find_machine(session: Session, key: str) -> Machine:
     """By id, or by name where one only has it. Raises NotFound, Conflict."""
     if machine := session.get(Machine, key):
         return machine
-    named = session.scalars(select(Machine).where(Machine.name == key)).all()
+    named = session.scalars(
+        select(Machine).where(
+            Machine.name == key,
+            or_(Machine.present, Machine.id.in_(select(Relationship.machine).where(~Relationship.ended))),
+        )
+    ).all()
     if not named:
         raise NotFound("there is no such machine", subject=key, hint="`standby vm list` lists them")
     if len(named) > 1:
@@ -109,7 +114,10 @@ def listed(
         query: Select[Machine, Host, Relationship] = (
             select(Machine, Host, Relationship)
             .join(Host, Machine.host == Host.id)
-            .outerjoin(Relationship, (Relationship.machine == Machine.id) & Relationship.ended.is_(False))
+            .outerjoin(
+                Relationship,
+                (Relationship.machine == Machine.id) & ~Relationship.ended & ~Relationship.superseded,
+            )
             .where(or_(Machine.present, Relationship.id.is_not(None)))
         )
         if search:
@@ -280,11 +288,10 @@ def subject_of(session: Session, machine: Machine, *, recovery: str = "") -> pla
 
 
 def relationship_of(session: Session, machine: Machine) -> Relationship | None:
-    """The one that its agent reports; the newest report where two do, as in a failback."""
+    """The one that stands for the machine, whichever agent reports it."""
     return session.scalars(
         select(Relationship)
-        .where(Relationship.machine == machine.id, Relationship.ended.is_(False))
-        .order_by(Relationship.reported.desc())
+        .where(Relationship.machine == machine.id, ~Relationship.ended & ~Relationship.superseded)
         .limit(1)
     ).one_or_none()
 

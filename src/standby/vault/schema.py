@@ -153,7 +153,9 @@ class Machine(Base):
 
 
 class Relationship(Base):
-    """A machine and its replica, as the agent that replicates it reports them. id: the agent's.
+    """A machine and its replica, as the agent that replicates it reports them. told: the agent's id for it.
+
+    superseded: another agent goes on with the machine, as after a failover; this one is fenced or sealed.
 
     standing: a `link.messages.Standing`. policy: the one it was given; revision: of that, when it was given.
     ended: not reported any more, its machine is protected no longer from there. level: 0 not applicable to 3 critical.
@@ -162,7 +164,8 @@ class Relationship(Base):
 
     __tablename__ = "relationships"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    told: Mapped[str]
     machine: Mapped[str] = mapped_column(ForeignKey("machines.id"), index=True)
     host: Mapped[str] = mapped_column(ForeignKey("hosts.id"), index=True)
     policy: Mapped[str | None] = mapped_column(ForeignKey("policies.id"))
@@ -182,6 +185,9 @@ class Relationship(Base):
     drilled: Mapped[datetime | None]
     drill_told: Mapped[bool] = mapped_column(default=False)
     ended: Mapped[bool] = mapped_column(default=False, index=True)
+    superseded: Mapped[bool] = mapped_column(default=False)
+
+    __table_args__ = (Index("uq_relationships_told", "host", "told", unique=True),)
 
 
 class Sample(Base):

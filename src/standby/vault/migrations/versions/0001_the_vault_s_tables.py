@@ -314,7 +314,8 @@ def upgrade() -> None:
 
     op.create_table(
         "relationships",
-        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("id", sa.String(length=26), nullable=False),
+        sa.Column("told", sa.Text(), nullable=False),
         sa.Column("machine", sa.String(length=26), nullable=False),
         sa.Column("host", sa.String(length=26), nullable=False),
         sa.Column("policy", sa.String(length=26), nullable=True),
@@ -334,6 +335,7 @@ def upgrade() -> None:
         sa.Column("drilled", Instant(), nullable=True),
         sa.Column("drill_told", sa.Boolean(), nullable=False),
         sa.Column("ended", sa.Boolean(), nullable=False),
+        sa.Column("superseded", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["host"], ["hosts.id"], name=op.f("fk_relationships_host")),
         sa.ForeignKeyConstraint(["machine"], ["machines.id"], name=op.f("fk_relationships_machine")),
         sa.ForeignKeyConstraint(["policy"], ["policies.id"], name=op.f("fk_relationships_policy")),
@@ -345,10 +347,11 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_relationships_level"), ["level"], unique=False)
         batch_op.create_index(batch_op.f("ix_relationships_machine"), ["machine"], unique=False)
         batch_op.create_index(batch_op.f("ix_relationships_replica_id"), ["replica_id"], unique=False)
+        batch_op.create_index("uq_relationships_told", ["host", "told"], unique=True)
 
     op.create_table(
         "points",
-        sa.Column("relationship", sa.Text(), nullable=False),
+        sa.Column("relationship", sa.String(length=26), nullable=False),
         sa.Column("seq", sa.Integer(), nullable=False),
         sa.Column("at", Instant(), nullable=False),
         sa.Column("consistency", sa.Text(), nullable=False),
@@ -361,7 +364,7 @@ def upgrade() -> None:
 
     op.create_table(
         "samples",
-        sa.Column("relationship", sa.Text(), nullable=False),
+        sa.Column("relationship", sa.String(length=26), nullable=False),
         sa.Column("at", Instant(), nullable=False),
         sa.Column("rpo", sa.Double(), nullable=True),
         sa.Column("queued_bytes", sa.Integer(), nullable=False),
@@ -403,6 +406,7 @@ def downgrade() -> None:
 
     op.drop_table("points")
     with op.batch_alter_table("relationships", schema=None) as batch_op:
+        batch_op.drop_index("uq_relationships_told")
         batch_op.drop_index(batch_op.f("ix_relationships_replica_id"))
         batch_op.drop_index(batch_op.f("ix_relationships_machine"))
         batch_op.drop_index(batch_op.f("ix_relationships_level"))
