@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 from fastapi import FastAPI
@@ -120,9 +119,9 @@ def point(name: str, seq: int, **more: object) -> PointMade:
     return PointMade(**{**said, **more})
 
 
-def filled(folder: Path) -> Served:
-    """On SQLite: a machine that is well, one in trouble, one not protected; jobs that ended each way; an alert."""
-    served = Served(f"sqlite:///{folder / 'vault.sqlite'}")
+def filled(database_url: str) -> Served:
+    """A machine that is well, one in trouble, one not protected; jobs that ended each way; an alert."""
+    served = Served(database_url)
     token = served.host.token
     ill = standing(
         "mail",

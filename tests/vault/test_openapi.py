@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from tests.vault.served import Served, filled
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = 12
+EXAMPLES = int(os.environ.get("EXAMPLES", 6))
 
 CONFIG = SchemathesisConfig.from_dict(
     # Parameters that no route knows are ignored, as everywhere on the web; tokens are test_routes' matter.
@@ -31,7 +32,9 @@ EXCLUDED = [CHECKS.get_one("positive_data_acceptance")]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Served]:
-    served = filled(tmp_path_factory.mktemp("openapi"))
+    served = filled(
+        os.environ.get("URL") or f"sqlite:///{tmp_path_factory.mktemp('openapi') / 'vault.sqlite'}"
+    )
     yield served
     served.close()
 

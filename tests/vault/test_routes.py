@@ -101,7 +101,7 @@ METRICS = "/metrics"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Served]:
-    served = filled(tmp_path_factory.mktemp("routes"))
+    served = filled(f"sqlite:///{tmp_path_factory.mktemp('routes') / 'vault.sqlite'}")
     yield served
     served.close()
 

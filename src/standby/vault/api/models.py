@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,10 @@ from standby.vault.jobs import KINDS, Role
 from standby.vault.observe import Condition
 
 _ROLES: Final[dict[str, Any]] = {"enum": [str(one) for one in Role]}
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""What people call a thing: on one line."""
 
 
 class Taken(BaseModel):
@@ -32,7 +36,7 @@ class Site(Given):
 
 
 class NewSite(Taken):
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
 
 
 class Host(Given):
@@ -83,7 +87,7 @@ class Store(Given):
 
 
 class NewStore(Taken):
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
     address: str = Field(min_length=1, max_length=1000, description="As agents open it, without credentials.")
 
 
@@ -97,7 +101,7 @@ class Policy(Given):
 
 
 class NewPolicy(Taken):
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
     body: dict[str, Any] = Field(default_factory=dict, description="What differs from the defaults.")
     drill_days: int = Field(90, ge=0, le=3650)
 
@@ -289,7 +293,7 @@ class Channel(Given):
 
 
 class NewChannel(Taken):
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
     kind: str = Field(json_schema_extra={"enum": list(CHANNEL_KINDS)})
     target: str = Field(min_length=1, max_length=2000)
     kinds: list[str] = Field(
@@ -358,7 +362,7 @@ class Token(Given):
 
 
 class NewToken(Taken):
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
     role: str = Field("reader", json_schema_extra=_ROLES)
     days: int | None = Field(365, ge=1, le=3650)
 
@@ -368,7 +372,7 @@ class LogIn(Taken):
 
     name: str = Field(min_length=1, max_length=64)
     password: str = Field(min_length=1, max_length=1000)
-    token: str = Field("log-in", min_length=1, max_length=100)
+    token: Name = "log-in"
     days: int = Field(90, ge=1, le=365)
 
 
