@@ -190,7 +190,7 @@ def test_a_drill_is_overdue_once_its_days_have_passed_and_no_longer_after_a_test
 
     host = listing.hosts(vault)[0].id
     job = machines.begin(vault, administrator, "web", "test-failover", {"host": host})
-    (order,) = agent.beat().orders
+    (order,) = [one for one in agent.beat().orders if one.job == job.id]
     agent.beat(work=(WorkReport(job=job.id, lease=order.lease, state=WorkState.SUCCEEDED),))
     ticks.tick(vault)
     assert overview.overview(vault).overdue == []

@@ -355,6 +355,7 @@ def _observed(
                 host=host.id,
                 subject=machine.name,
                 observed=True,
+                exclusive=False,
                 by=f"agent of {host.name}",
                 created=now,
                 began=now,

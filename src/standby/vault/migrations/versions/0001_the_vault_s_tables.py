@@ -81,6 +81,8 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("body", sa.JSON(), nullable=False),
         sa.Column("drill_days", sa.Integer(), nullable=False),
+        sa.Column("keep", sa.JSON(), nullable=False),
+        sa.Column("scrub_days", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_policies")),
@@ -170,6 +172,7 @@ def upgrade() -> None:
         sa.Column("skew", sa.Double(), nullable=False),
         sa.Column("silent", sa.Boolean(), nullable=False),
         sa.Column("revoked", sa.Boolean(), nullable=False),
+        sa.Column("upkeep", sa.Boolean(), nullable=False),
         sa.Column("runs", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["site"], ["sites.id"], name=op.f("fk_hosts_site")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hosts")),
@@ -279,6 +282,7 @@ def upgrade() -> None:
         sa.Column("waiting", sa.Text(), nullable=False),
         sa.Column("cancel", sa.Boolean(), nullable=False),
         sa.Column("observed", sa.Boolean(), nullable=False),
+        sa.Column("exclusive", sa.Boolean(), nullable=False),
         sa.Column("alerted", sa.Boolean(), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
         sa.Column("once", sa.String(length=255), nullable=True),
@@ -297,18 +301,18 @@ def upgrade() -> None:
         batch_op.create_index("ix_jobs_next", ["host", "state"], unique=False)
         batch_op.create_index(batch_op.f("ix_jobs_parent"), ["parent"], unique=False)
         batch_op.create_index(
+            "uq_jobs_active_kind",
+            ["machine", "kind"],
+            unique=True,
+            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
+            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
+        )
+        batch_op.create_index(
             "uq_jobs_active_machine",
             ["machine"],
             unique=True,
-            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
-            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
-        )
-        batch_op.create_index(
-            "uq_jobs_active_observed",
-            ["machine", "kind"],
-            unique=True,
-            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND observed"),
-            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND observed"),
+            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND exclusive"),
+            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND exclusive"),
         )
         batch_op.create_index("uq_jobs_once", ["by", "once"], unique=True)
 
@@ -417,14 +421,14 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("uq_jobs_once")
         batch_op.drop_index(
-            "uq_jobs_active_observed",
-            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND observed"),
-            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND observed"),
+            "uq_jobs_active_machine",
+            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND exclusive"),
+            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND exclusive"),
         )
         batch_op.drop_index(
-            "uq_jobs_active_machine",
-            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
-            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
+            "uq_jobs_active_kind",
+            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
+            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
         )
         batch_op.drop_index(batch_op.f("ix_jobs_parent"))
         batch_op.drop_index("ix_jobs_next")
