@@ -57,6 +57,7 @@ API = {
     ("DELETE", "/sites/{site}"): Row(403, 403, 409, "/sites/Berlin"),
     ("GET", "/hosts"): all_get(200),
     ("GET", "/hosts/{host}"): all_get(200, "/hosts/alpha"),
+    ("PATCH", "/hosts/{host}"): Row(403, 403, 200, "/hosts/alpha", {"upkeep": True}),
     ("POST", "/hosts/{host}/revoke"): Row(403, 403, 404, f"/hosts/{NOBODY}/revoke"),
     ("GET", "/registration-keys"): Row(403, 403, 200),
     ("POST", "/registration-keys"): Row(403, 403, 201, body={"site": "Berlin"}),

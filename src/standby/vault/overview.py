@@ -101,7 +101,7 @@ def overdue(session: Session, now: datetime) -> list[Overdue]:
         select(Machine, Relationship)
         .join(Relationship, Relationship.machine == Machine.id)
         .where(~Relationship.ended, ~Relationship.superseded, or_(*late))
-    ).tuples()
+    )
     found = [
         Overdue(machine, (one.drilled or one.since) + timedelta(days=days[one.policy or ""]))
         for machine, one in rows
