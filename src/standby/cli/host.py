@@ -79,6 +79,7 @@ def show(host: HostName, json: Json = False) -> None:
                 if abs(found["skew"]) >= 1
                 else "as the vault's",
             ),
+            Field("Upkeep", "of its site's replicas" if found["upkeep"] else ""),
             Field("Machines", f"{len(machines)}, {protected} protected"),
             *(
                 Field("Runs", f"{run['run']}: {run['kind']} of {run['machine']}, {run['phase']}")
@@ -86,6 +87,26 @@ def show(host: HostName, json: Json = False) -> None:
             ),
         ],
     )
+
+
+@app.command()
+def upkeep(
+    host: HostName,
+    on: Annotated[
+        bool, typer.Option("--on/--off", help="Whether it does; where none does, each host does its own.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Have a host take care of the replicas of its site's machines: retention and scrubs."""
+    with connected() as client:
+        found = client.patch("hosts", host, body={"upkeep": on})
+    if json:
+        print_json(found)
+    else:
+        say(
+            stdout(),
+            f"{found['name']} {'takes care' if on else 'does not take care'} of its site's replicas.",
+        )
 
 
 @app.command()

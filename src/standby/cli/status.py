@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -14,6 +14,9 @@ from standby.cli.vault_client import connected
 from standby.replication.health import Level
 
 app = lone()
+
+_MOST: Final = 10
+"""Alerts, and overdue test failovers, that are told one by one."""
 
 
 @app.command()
@@ -43,9 +46,9 @@ def status(json: Json = False) -> None:
             Field("Backlog", size(whole["backlog"]) if whole["backlog"] else "none"),
         ],
     )
-    _alerts(console, whole["alerts"])
+    _alerts(console, whole["alerts"], whole["open_alerts"])
     _worst_first(console, whole["worst"])
-    _overdue(console, whole["overdue"])
+    _overdue(console, whole["overdue"], whole["overdues"])
     if step := _next(whole):
         say(console, f"\nNext  {step}", indent=6)
 
@@ -78,17 +81,16 @@ def _machines(whole: Any) -> str:
     return ", ".join(parts) or "none"
 
 
-def _alerts(console: Console, alerts: list[Any]) -> None:
+def _alerts(console: Console, alerts: list[Any], many: int) -> None:
     now = datetime.now(UTC)
-    for one in alerts:
+    for one in alerts[:_MOST]:
         who = f" ({one['acknowledged_by']} is at it)" if one["acknowledged"] else ""
-        say(
-            console,
-            f"\n{one['subject']}: {one['kind'].replace('-', ' ')} since {age(instant(one['raised']), now)}{who}\n"
-            f"  {one['text']}".replace(" ago", ""),
-            style="yellow",
-            indent=2,
-        )
+        long = duration(max(0.0, (now - instant(one["raised"])).total_seconds()))
+        kind = one["kind"].replace("-", " ")
+        say(console, f"\n{one['subject']}: {kind} for {long}{who}", style="yellow")
+        say(console, f"  {one['text']}", style="yellow", indent=2)
+    if many > _MOST:
+        say(console, f"\n{many - _MOST} more alerts stand: the portal lists them.", style="yellow")
 
 
 def _worst_first(console: Console, worst: list[Any]) -> None:
@@ -118,9 +120,11 @@ def _worst_first(console: Console, worst: list[Any]) -> None:
     )
 
 
-def _overdue(console: Console, overdue: list[Any]) -> None:
-    for one in overdue:
+def _overdue(console: Console, overdue: list[Any], many: int) -> None:
+    for one in overdue[:_MOST]:
         say(console, f"\n{one['name']}: a test failover was due on {one['due'][:10]}.", style="yellow")
+    if many > _MOST:
+        say(console, f"\n{many - _MOST} more test failovers are overdue.", style="yellow")
 
 
 def _next(whole: Any) -> str:

@@ -40,6 +40,23 @@ DrillDays = Annotated[
         help="A test failover is due every so many days; 0 for never [default: 90].",
     ),
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        metavar="TIER",
+        help="How points are kept more sparsely later, as 1h:3d or 1d:30d; or none. Repeatable.",
+    ),
+]
+ScrubDays = Annotated[
+    int | None,
+    typer.Option(
+        "--scrub-days",
+        min=0,
+        max=3650,
+        help="Its replicas are scrubbed every so many days; 0 for never [default: 7].",
+    ),
+]
 
 
 @app.command("list")
@@ -95,6 +112,8 @@ def show(policy: PolicyName, json: Json = False) -> None:
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
     drill_days: DrillDays = None,
+    keep: Keep = None,
+    scrub_days: ScrubDays = None,
     frequency: Frequency = None,
     application_consistent: ApplicationConsistent = None,
     backlog: Backlog = None,
@@ -121,9 +140,8 @@ def create(
         work_hours=work_hours,
         upload_threads=upload_threads,
     )
-    body: dict[str, Any] = {"name": name, "body": msgspec.to_builtins(wanted)}
-    if drill_days is not None:
-        body["drill_days"] = drill_days
+    beside = _beside(drill_days, keep, scrub_days)
+    body = {"name": name, "body": msgspec.to_builtins(wanted), **beside}
     with connected() as client:
         made = client.post("policies", body=body)
     if json:
@@ -136,6 +154,8 @@ def create(
 def change(
     policy: PolicyName,
     drill_days: DrillDays = None,
+    keep: Keep = None,
+    scrub_days: ScrubDays = None,
     frequency: Frequency = None,
     application_consistent: ApplicationConsistent = None,
     backlog: Backlog = None,
@@ -169,14 +189,13 @@ def change(
         )
         old = msgspec.to_builtins(before)
         # What somebody else changes meanwhile is not put back.
-        body: dict[str, Any] = {"body": {name: value for name, value in wanted.items() if value != old[name]}}
-        if drill_days is not None:
-            body["drill_days"] = drill_days
-        if not body["body"] and drill_days is None:
+        changed = {name: value for name, value in wanted.items() if value != old[name]}
+        beside = _beside(drill_days, keep, scrub_days)
+        if not (changed or beside):
             raise InvalidRequest(
                 "nothing is to be changed", subject=found["name"], hint="give what is to be other"
             )
-        spread = client.patch("policies", found["id"], body=body)
+        spread = client.patch("policies", found["id"], body={"body": changed, **beside})
     if json:
         print_json(spread)
     else:
@@ -196,6 +215,13 @@ def delete(policy: PolicyName, json: Json = False) -> None:
         print_json({"policy": policy})
     else:
         say(stdout(), f"The policy {policy} is deleted.")
+
+
+def _beside(drill_days: int | None, keep: list[str] | None, scrub_days: int | None) -> dict[str, Any]:
+    """What a policy holds beside what agents get of it, as far as it was given."""
+    tiers = [] if keep == ["none"] else keep or None
+    given = {"drill_days": drill_days, "keep": tiers, "scrub_days": scrub_days}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _find(client: Client, key: str) -> Any:

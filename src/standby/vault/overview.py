@@ -86,7 +86,6 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
                 )
             ),
             overdues=len(late),
-            open_alerts=_count(session, Alert, Alert.cleared.is_(None)),
         )
 
 
@@ -168,6 +167,7 @@ def _counts(session: Session) -> dict[str, int]:
         "sites": _count(Site),
         "stores": _count(Store),
         "policies": _count(PolicyRow),
+        "open_alerts": _count(Alert).where(Alert.cleared.is_(None)),
         "backlog": select(func.coalesce(func.sum(Relationship.queued_bytes), 0)).where(stands),
     }
     row = session.execute(select(*(one.scalar_subquery() for one in numbers.values()))).one()
