@@ -16,7 +16,9 @@ from standby.replica.journal import ReplicaLog
 from tests.cli import reference
 
 NAMED = re.compile(
-    r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover|key|agent) [a-z-]+|demo[-a-z]*))", re.MULTILINE
+    r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover|key|agent|job|site|host|policy|vault) [a-z-]+"
+    r"|demo[-a-z]*|status|login|logout|check))",
+    re.MULTILINE,
 )
 ROOT = reference.DOC.parents[1]
 

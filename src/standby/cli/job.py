@@ -55,7 +55,6 @@ def list_jobs(
         [
             Column("Job", whole=True),
             Column("What"),
-            Column("Machine", 1),
             Column("State"),
             Column("Begun", 3, right=True),
             Column("By", 4),
@@ -63,8 +62,7 @@ def list_jobs(
         [
             (
                 one["id"],
-                one["title"],
-                one["subject"],
+                f"{one['title']} of {one['subject']}",
                 "cancelling" if one["cancelling"] else one["state"],
                 age(instant(one["created"]), now),
                 one["by"],
