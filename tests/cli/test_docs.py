@@ -16,7 +16,7 @@ from standby.replica.journal import ReplicaLog
 from tests.cli import reference
 
 NAMED = re.compile(
-    r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover|key|agent|job|site|host|policy|vault) [a-z-]+"
+    r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover|key|agent|plan|job|site|host|policy|vault) [a-z-]+"
     r"|demo[-a-z]*|status|login|logout|check))",
     re.MULTILINE,
 )

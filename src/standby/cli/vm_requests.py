@@ -74,14 +74,31 @@ def retry(
 
 
 def point(
-    machine: MachineName, wait: Wait = False, local: Local = False, state: State = None, json: Json = False
+    machine: MachineName,
+    together: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", metavar="MACHINE", help="And of this machine, at the same instant. Repeatable."
+        ),
+    ] = None,
+    wait: Wait = False,
+    local: Local = False,
+    state: State = None,
+    json: Json = False,
 ) -> None:
-    """Make a point now, application-consistent if the guest agent answers. Where an agent runs."""
+    """Make a point now, application-consistent if the guest agent answers. Where an agent runs.
+
+    With other machines of this host, all are frozen for one instant; where that fails, status 4 tells why.
+    """
     if asked(state, local):
+        only_here({"--with": together or None})
         through_vault().change(machine, "point", {}, wait=wait, json=json)
         return
-    carry_out(folder_of(state), requests.MakePoint(machine=machine))
-    _tell(machine, state, json, f"{machine}: a point is made now.")
+    carry_out(folder_of(state), requests.MakePoint(machine=machine, together=tuple(together or ())))
+    text = f"{machine}: a point is made now."
+    if together:
+        text = f"{machine}, {', '.join(together)}: points of one instant are made, and on their way."
+    _tell(machine, state, json, text)
 
 
 def resync(
