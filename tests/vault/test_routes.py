@@ -161,15 +161,15 @@ def test_outsiders_and_hosts_get_nothing_and_each_role_what_it_may(web, served, 
 
 
 def test_hosts_get_in_with_their_own_token_only(web, served):
-    other = served.register("beta")
+    hosts = served.register("beta"), served.register("epsilon")
     body = encoded(beat())
     for token in (None, "wrong", *served.tokens.values()):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         answer = web.post("/agent/v1/heartbeat", content=body, headers=headers)
         assert answer.status_code == 401
         assert answer.headers["content-type"] == "application/problem+json"
-    for token in (served.host.token, other.token):
-        headers = {"Authorization": f"Bearer {token}"}
+    for one in hosts:
+        headers = {"Authorization": f"Bearer {one.token}"}
         assert web.post("/agent/v1/heartbeat", content=body, headers=headers).status_code == 200
 
 
