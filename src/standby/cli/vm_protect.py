@@ -28,6 +28,8 @@ from standby.cli.policy_options import (
 from standby.cli.protecting import CREATE, Lines, Told
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
+from standby.cli.vault_login import Local, asked
+from standby.cli.vm_where import Wait, only_here, only_in_a_vault, through_vault
 from standby.clock import SystemClock
 from standby.errors import InvalidRequest, Recoverable
 from standby.link.requests import Protect
@@ -91,6 +93,11 @@ def protect(
             help="Encrypt the replica under this key; it must stay there [default: $STANDBY_KEY_FILE].",
         ),
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", metavar="POLICY", help="Of a vault: its name or id.")
+    ] = None,
+    wait: Wait = False,
+    local: Local = False,
     state: State = None,
     json: Json = False,
 ) -> None:
@@ -98,7 +105,36 @@ def protect(
 
     Where `standby agent run` is at work, it takes the machine on. Else this command replicates it, in the
     foreground, until Ctrl-C; started again, it goes on where it left off.
+
+    Where a vault is named (`standby login`), it has the machine's agent do it, under a policy of the vault; --store is
+    the name of one of its stores. What concerns the host itself, as --qmp, is refused then: see --local.
     """
+    if asked(state, local):
+        only_here(
+            {
+                "--qmp": qmp,
+                "--agent": agent,
+                "--nbd": nbd,
+                "--frequency": frequency,
+                "--application-consistent": application_consistent,
+                "--backlog": backlog,
+                "--reserve": reserve,
+                "--resync": resync,
+                "--resync-hours": resync_hours,
+            }
+        )
+        params = {
+            "store": store,
+            "policy": policy or "",
+            "replica": replica or "",
+            "excluded": exclude or [],
+            "spool": str(spool) if spool else "",
+            "take_over": take_over,
+            "key_file": str(key_file) if key_file else "",
+        }
+        through_vault().change(machine, "enable-protection", params, wait=wait, json=json)
+        return
+    only_in_a_vault("--policy", policy)
     opened = open_store(store)
     folder = made(folder_of(state))
     known = _known(folder, machine)
