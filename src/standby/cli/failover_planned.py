@@ -11,17 +11,17 @@ from typing import Annotated
 import typer
 from ulid import ULID
 
+from standby.agent.engines import reach
 from standby.cli import results
 from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, network_of
 from standby.cli.failover_show import FAILOVERS, root_of, show_live, tell
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket, hypervisor_of
+from standby.cli.machine import AgentSocket, MachineName, NbdSocket, connection_of
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
-from standby.errors import InvalidRequest, StandbyError
+from standby.errors import StandbyError
 from standby.hypervisor.launch import QemuHost
-from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.address import open_store
 from standby.recovery import live
 from standby.recovery.live import Request
@@ -72,7 +72,8 @@ def planned(
     with ExitStack() as stack:
         books = stack.enter_context(closing(Books(folder_of(state))))
         relationship = find(books, machine)
-        hypervisor = _hypervisor(relationship, qmp, agent, nbd)
+        connection = connection_of(machine, relationship.connection, qmp, agent, nbd, None)
+        hypervisor = reach(machine, connection)
         store = open_store(relationship.store)
         clock = SystemClock()
         source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
@@ -99,25 +100,6 @@ def planned(
         show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)
     else:
         _show(relationship, point, json)
-
-
-def _hypervisor(
-    relationship: Relationship, qmp: Path | None, agent: Path | None, nbd: Path | None
-) -> QemuHypervisor:
-    """By the sockets that the command names, and those known where it names none. Raises InvalidRequest."""
-    known = relationship.connection
-    if known is None and qmp is None:
-        raise InvalidRequest(
-            "it is not known how the machine is reached",
-            subject=relationship.machine,
-            hint="give its QMP socket with --qmp",
-        )
-    if known:
-        qmp = qmp or Path(known.qmp)
-        agent = agent or (Path(known.agent) if known.agent else None)
-        nbd = nbd or (Path(known.nbd) if known.nbd else None)
-    assert qmp is not None
-    return hypervisor_of(relationship.machine, qmp, agent, nbd)
 
 
 class _Quiet:

@@ -21,7 +21,7 @@ from standby.hypervisor.fleece import Fleece
 from standby.hypervisor.freeze import Freeze
 from standby.hypervisor.inventory import SourceDisk
 from standby.hypervisor.latency import WriteLatency
-from standby.hypervisor.qmp import Event, Qmp
+from standby.hypervisor.monitor import Event, Monitor
 from standby.hypervisor.rounds import Rounds
 from standby.hypervisor.scratch import CutLimits, ScratchFiles, check_room, free
 from standby.hypervisor.thawer import ThawerMissing
@@ -41,7 +41,7 @@ class Cutter:
 
     def __init__(
         self,
-        qmp: Qmp,
+        qmp: Monitor,
         rounds: Rounds,
         exports: Exports,
         files: ScratchFiles,
@@ -93,7 +93,7 @@ class Cutter:
             _thawed.reach()
             cut.consistency = Consistency.APPLICATION if held else Consistency.CRASH
             cut.note = note
-            names = {disk.id: self.rounds.name(ended[disk.id]) for disk in disks}
+            names = {disk.id: self.rounds.name(disk, ended[disk.id]) for disk in disks}
             try:
                 for identity, export in fleece.show(names).items():
                     cut.open(identity, self.exports.open(export, names[identity]))
@@ -246,7 +246,7 @@ class QemuCut:
         return ""
 
 
-def resume_if_stopped(qmp: Qmp) -> None:
+def resume_if_stopped(qmp: Monitor) -> None:
     """Let a guest go on that QEMU stopped because a write failed (werror=enospc): there is room again.
 
     If the failure was its own disk's, it stops again at the same write.
