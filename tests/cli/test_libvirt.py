@@ -49,10 +49,17 @@ def test_a_libvirt_machine_is_protected_by_its_name_and_a_point_is_its_disks(lib
                 machine.write("vda", 2 << 20, 4096, 11)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+        assert process.returncode in (0, 130)
     log = ReplicaLog.read(DirectoryStore(store), "web")
     point = log.points[-1]
     for target, (path, kind) in disks.items():
         assert contents(log.image(point.seq, target)) == contents_of(path, kind)[:SIZE]
     assert machine.leftovers() == []
-    assert standby("vm", "unprotect", "web", "--state", state).status == 0
-    assert machine.bitmaps() == []
+    machine.write("vdb", 3 << 20, 4096, 13)
+    planned = standby("failover", "planned", "web", "--force", "--state", state)
+    assert planned.status == 0, planned.err
+    assert not machine.domain.isActive()
+    log = ReplicaLog.read(DirectoryStore(store), "web")
+    for target, (path, kind) in disks.items():
+        assert contents(log.image(log.points[-1].seq, target)) == contents_of(path, kind)[:SIZE]
+    assert standby("vm", "unprotect", "web", "--machine-gone", "--state", state).status == 0

@@ -17,7 +17,8 @@ from standby.hypervisor.base import (
     MachineUnreachable,
     TrackingLost,
 )
-from standby.hypervisor.libvirt_host import Event, LibvirtHypervisor
+from standby.hypervisor.libvirt_connection import Event
+from standby.hypervisor.libvirt_host import LibvirtHypervisor
 from tests.hypervisor import cycle
 from tests.hypervisor.processes import SMALL, wait_for
 from tests.support.libvirtd import SIZE, Libvirtd, contents_of, disk_xml
@@ -68,7 +69,10 @@ class Protected:
         return cycle.take(self.tracking, self.copies, **more)
 
     def assert_same(self):
-        found = self.copies.contents()
+        self.assert_same_as(self.copies)
+
+    def assert_same_as(self, copies):
+        found = copies.contents()
         for target, (path, kind) in self.disks.items():
             assert found[target] == contents_of(path, kind)[:SIZE], f"the copy of {target} is another"
 
@@ -285,6 +289,28 @@ def test_a_snapshot_committed_between_two_cycles_costs_nothing(protected):
     vm.assert_same()
 
 
+def test_internal_snapshots_can_still_be_gone_back_to(libvirtd, tmp_path):
+    """QEMU refuses that for an image with bitmaps in it, and libvirt has ended the running one by then."""
+    vm = Protected(libvirtd, tmp_path, {"vda": "qcow2"})
+    try:
+        vm.connect()
+        vm.take()
+        vm.machine.domain.resume()
+        vm.machine.domain.snapshotCreateXML("<domainsnapshot><name>theirs</name></domainsnapshot>", 0)
+        vm.write()
+        vm.take()
+        found = [one.problem for one in vm.hypervisor.check(vm.machine.name, tmp_path)]
+        assert "qcow2 with internal snapshots keeps no change tracking when the machine is off" in found
+        vm.machine.domain.revertToSnapshot(vm.machine.domain.snapshotLookupByName("theirs"))
+        with pytest.raises(MachineUnreachable):
+            vm.take()
+        assert vm.connect() == {"vda": Lost.TRACKING_LOST}
+        vm.take()
+        vm.assert_same()
+    finally:
+        vm.close()
+
+
 def test_inventory_events_and_a_disk_plugged_in(libvirtd, protected):
     vm = protected
     vm.connect()
@@ -443,3 +469,24 @@ def test_a_machine_that_moved_to_another_host_goes_on_there(libvirtd, tmp_path):
         vm.close()
     finally:
         other.close()
+
+
+def test_two_relationships_of_one_machine_go_side_by_side(protected, tmp_path):
+    vm = protected
+    vm.connect()
+    vm.take()
+    (tmp_path / "other").mkdir()
+    copies = cycle.create(tmp_path / "other", dict.fromkeys(vm.kinds, SIZE))
+    second = vm.hypervisor.tracking(vm.machine.name, "second", tmp_path / "other")
+    cycle.recover(second, copies)
+    cycle.take(second, copies)
+    vm.write()
+    vm.take()
+    vm.write()
+    cycle.take(second, copies)
+    vm.assert_same_as(copies)
+    second.stop()
+    second.close()
+    vm.write()
+    vm.take()
+    vm.assert_same()

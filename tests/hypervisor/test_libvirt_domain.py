@@ -52,7 +52,10 @@ def test_a_definition_becomes_a_machine_that_any_hypervisor_can_rebuild():
 
 
 def test_a_disk_is_known_by_its_target_and_not_by_qemus_name():
-    assert libvirt_domain.disk_aliases(XML.format(firmware="", boot="")) == {"virtio-disk0": "vda", "ua-mine": "sda"}
+    assert libvirt_domain.disk_aliases(XML.format(firmware="", boot="")) == {
+        "virtio-disk0": "vda",
+        "ua-mine": "sda",
+    }
 
 
 @pytest.mark.parametrize(

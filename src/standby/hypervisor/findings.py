@@ -123,7 +123,9 @@ def _of_disk(qmp: Monitor, subject: str, disk: SourceDisk, *, shared: bool) -> I
             blocks=True,
         )
     if disk.supported and not disk.persistent:
-        old = " of the old version 0.10" if disk.driver == "qcow2" else ""
+        old = ""
+        if disk.driver == "qcow2":
+            old = " with internal snapshots" if disk.snapshots else " of the old version 0.10"
         yield Finding(
             subject=subject,
             problem=f"{disk.format}{old} keeps no change tracking when the machine is off",

@@ -82,6 +82,7 @@ class SourceDisk(NamedTuple):
     """A disk of the machine, as tracking needs it.
 
     node: where its changes are tracked. driver: that node's. persistent: bitmaps survive a clean stop.
+    snapshots: its image has internal ones.
     path: of the image, as QEMU was given it. device: the QOM path of the guest's device, "" without.
     """
 
@@ -92,6 +93,7 @@ class SourceDisk(NamedTuple):
     path: str = ""
     device: str = ""
     persistent: bool = False
+    snapshots: bool = False
     read_only: bool = False
     removable: bool = False
     bitmaps: tuple[Bitmap, ...] = ()
@@ -213,7 +215,12 @@ class _Tree:
             driver=node["drv"],
             size=image["virtual-size"],
             path="" if path.startswith("json:") or re.match(r"[a-z0-9+]+://", path) else path,
-            persistent=node["drv"] == "qcow2" and specific.get("compat") != "0.10" and not node["ro"],
+            persistent=node["drv"] == "qcow2"
+            and specific.get("compat") != "0.10"
+            and not node["ro"]
+            # QEMU refuses to go back to an internal snapshot of an image that has bitmaps in it.
+            and not image.get("snapshots"),
+            snapshots=bool(image.get("snapshots")),
             read_only=node["ro"],
             bitmaps=tuple(
                 Bitmap(

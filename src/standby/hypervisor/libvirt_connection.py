@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -54,6 +57,19 @@ def _dispatch(libvirt: Any) -> None:
         libvirt.virEventRunDefaultImpl()
 
 
+class Event(StrEnum):
+    """What happened to a machine of the host."""
+
+    DEFINED = "defined"
+    UNDEFINED = "undefined"
+    STARTED = "started"
+    STOPPED = "stopped"
+    MOVED = "moved"
+    """Here or away, by live migration."""
+    DEVICE_ADDED = "device added"
+    DEVICE_REMOVED = "device removed"
+
+
 class Libvirt:
     """One connection. Thread-safe; once lost it stays lost, and `connect` makes another one."""
 
@@ -61,7 +77,10 @@ class Libvirt:
         """Raises MachineUnreachable, NeedsPerson."""
         self.module = binding()
         self.uri = uri
-        self._told: weakref.WeakSet[LossListener] = weakref.WeakSet()
+        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+        self._listening = threading.Lock()
+        self._watchers: list[Callable[[str, Event], None]] = []
+        self._subscribed = False
         self.alive = True
         try:
             self.raw = self.module.open(uri)
@@ -89,22 +108,107 @@ class Libvirt:
             hint=f"`virsh -c {self.uri} list --all` lists those there are",
         )
 
-    def on_loss(self, listener: LossListener) -> None:
-        """Have it told when the connection is lost; for as long as somebody else refers to it."""
-        self._told.add(listener)
+    def listen(self, listener: Listener) -> None:
+        """Tell it what happens, for as long as somebody else refers to it. Raises MachineUnreachable."""
+        with self._listening:
+            self._subscribe()
+            self._listeners.add(listener)
+
+    def unlisten(self, listener: Listener) -> None:
+        with self._listening:
+            self._listeners.discard(listener)
+
+    def watch(self, told: Callable[[str, Event], None]) -> None:
+        """Call it, from another thread, with a machine's name and what happened. Raises MachineUnreachable."""
+        with self._listening:
+            self._subscribe()
+            self._watchers.append(told)
+
+    def unwatch(self, told: Callable[[str, Event], None]) -> None:
+        with self._listening:
+            self._watchers.remove(told)
+
+    def _subscribe(self) -> None:
+        """For all domains at once: the binding takes one subscription of a kind from a connection, no second."""
+        if self._subscribed:
+            return
+        module, qemu = self.module, importlib.import_module("libvirt_qemu")
+        try:
+            qemu.qemuMonitorEventRegister(self.raw, None, None, self._event, None, 0)
+            for kind, callback in (
+                (module.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._life),
+                (module.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, self._added),
+                (module.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._removed),
+            ):
+                self.raw.domainEventRegisterAny(None, kind, callback, None)
+        except module.libvirtError as error:
+            raise unreachable(self.uri, "subscribing to its events", error) from error
+        self._subscribed = True
+
+    def _tell(self, domain: Any, event: Event) -> None:
+        with self._listening:
+            watchers = list(self._watchers)
+        for told in watchers:
+            told(domain.name(), event)
+
+    def _of(self, uuid: str) -> list[Listener]:
+        with self._listening:
+            return [listener for listener in self._listeners if listener.uuid == uuid]
+
+    def _event(
+        self, _conn: Any, domain: Any, event: str, _seconds: int, _micros: int, details: str | None, _: Any
+    ) -> None:
+        for listener in self._of(domain.UUIDString()):
+            listener.qemu_event(event, json.loads(details or "{}"))
+
+    def _life(self, _conn: Any, domain: Any, event: int, detail: int, _: Any) -> None:
+        module = self.module
+        # The halves of a migration are a start here, or an end there, with a reason of its own.
+        moves = {
+            (module.VIR_DOMAIN_EVENT_STARTED, module.VIR_DOMAIN_EVENT_STARTED_MIGRATED),
+            (module.VIR_DOMAIN_EVENT_STOPPED, module.VIR_DOMAIN_EVENT_STOPPED_MIGRATED),
+            (module.VIR_DOMAIN_EVENT_RESUMED, module.VIR_DOMAIN_EVENT_RESUMED_MIGRATED),
+        }
+        kinds = {
+            module.VIR_DOMAIN_EVENT_DEFINED: Event.DEFINED,
+            module.VIR_DOMAIN_EVENT_UNDEFINED: Event.UNDEFINED,
+            module.VIR_DOMAIN_EVENT_STARTED: Event.STARTED,
+            module.VIR_DOMAIN_EVENT_STOPPED: Event.STOPPED,
+        }
+        if event == module.VIR_DOMAIN_EVENT_STOPPED:
+            for listener in self._of(domain.UUIDString()):
+                listener.ended("the machine was stopped, or moved to another host")
+        if (event, detail) in moves:
+            self._tell(domain, Event.MOVED)
+        elif event in kinds:
+            self._tell(domain, kinds[event])
+
+    def _added(self, _conn: Any, domain: Any, _alias: str, _: Any) -> None:
+        self._tell(domain, Event.DEVICE_ADDED)
+
+    def _removed(self, _conn: Any, domain: Any, _alias: str, _: Any) -> None:
+        self._tell(domain, Event.DEVICE_REMOVED)
 
     def _lost(self) -> None:
         self.alive = False
         log.warning("the connection to libvirt at %s is lost", self.uri)
-        for listener in list(self._told):
-            listener.told()
+        with self._listening:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.ended("the connection to libvirt was lost")
 
 
-class LossListener:
-    """Calls `told` when its connection is lost."""
+class Listener(ABC):
+    """Is told what happens to the domain `uuid`, from the thread of libvirt's event loop."""
 
-    def __init__(self, told: Callable[[], None]) -> None:
-        self.told = told
+    uuid: str
+
+    @abstractmethod
+    def qemu_event(self, name: str, data: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def ended(self, cause: str) -> None:
+        """The domain was stopped, or is no longer reached."""
 
 
 _connecting = threading.Lock()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +16,7 @@ from standby.hypervisor.base import DiskInUse
 from standby.hypervisor.findings import UNSAFE_JOBS, ChainProblems, image_chain_problems, survey
 from standby.hypervisor.freeze import FROZEN_LIMIT, Freeze
 from standby.hypervisor.inventory import OURS
-from standby.hypervisor.libvirt_connection import Libvirt, connect, unreachable
+from standby.hypervisor.libvirt_connection import Event, Libvirt, connect, unreachable
 from standby.hypervisor.libvirt_domain import Role, boot_files, description, disks
 from standby.hypervisor.libvirt_guest import LibvirtFreeze, agent_problem, thaw_leftover
 from standby.hypervisor.libvirt_monitor import LibvirtMonitor
@@ -28,19 +27,6 @@ from standby.records import Finding, MachineDescription
 log = logging.getLogger(__name__)
 
 _AGENT_LIMIT: Final = 2.0
-
-
-class Event(StrEnum):
-    """What happened to a machine of the host."""
-
-    DEFINED = "defined"
-    UNDEFINED = "undefined"
-    STARTED = "started"
-    STOPPED = "stopped"
-    MOVED = "moved"
-    """Here or away, by live migration."""
-    DEVICE_ADDED = "device added"
-    DEVICE_REMOVED = "device removed"
 
 
 class Domain(NamedTuple):
@@ -94,43 +80,11 @@ class LibvirtHypervisor:
     def watching(self, told: Callable[[str, Event], None]) -> Iterator[None]:
         """Call `told` with a machine's name and what happened to it, from another thread, while within."""
         host = connect(self.uri)
-        module = host.module
-        kinds = {
-            module.VIR_DOMAIN_EVENT_DEFINED: Event.DEFINED,
-            module.VIR_DOMAIN_EVENT_UNDEFINED: Event.UNDEFINED,
-            module.VIR_DOMAIN_EVENT_STARTED: Event.STARTED,
-            module.VIR_DOMAIN_EVENT_STOPPED: Event.STOPPED,
-        }
-        # The halves of a migration are a start here, or an end there, with a reason of its own.
-        moves = {
-            (module.VIR_DOMAIN_EVENT_STARTED, module.VIR_DOMAIN_EVENT_STARTED_MIGRATED),
-            (module.VIR_DOMAIN_EVENT_STOPPED, module.VIR_DOMAIN_EVENT_STOPPED_MIGRATED),
-            (module.VIR_DOMAIN_EVENT_RESUMED, module.VIR_DOMAIN_EVENT_RESUMED_MIGRATED),
-        }
-
-        def life(_conn: Any, domain: Any, event: int, detail: int, _: Any) -> None:
-            if (event, detail) in moves:
-                told(domain.name(), Event.MOVED)
-            elif event in kinds:
-                told(domain.name(), kinds[event])
-
-        def added(_conn: Any, domain: Any, _alias: str, _: Any) -> None:
-            told(domain.name(), Event.DEVICE_ADDED)
-
-        def removed(_conn: Any, domain: Any, _alias: str, _: Any) -> None:
-            told(domain.name(), Event.DEVICE_REMOVED)
-
-        wanted = (
-            (module.VIR_DOMAIN_EVENT_ID_LIFECYCLE, life),
-            (module.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, added),
-            (module.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, removed),
-        )
-        with contextlib.ExitStack() as stack:
-            for kind, callback in wanted:
-                with _telling(host, self.uri, "subscribing to its events"):
-                    number = host.raw.domainEventRegisterAny(None, kind, callback, None)
-                stack.callback(_unsubscribe, host, number)
+        host.watch(told)
+        try:
             yield
+        finally:
+            host.unwatch(told)
 
     def describe(self, machine: str) -> MachineDescription:
         """As the machine is now, running or not; with its definition's XML verbatim, but without passwords.
@@ -296,8 +250,3 @@ def _telling(host: Libvirt, subject: str, doing: str) -> Iterator[None]:
 def _definition(host: Libvirt, domain: Any) -> str:
     flags = host.module.VIR_DOMAIN_XML_INACTIVE if domain.isPersistent() else 0
     return str(domain.XMLDesc(flags))
-
-
-def _unsubscribe(host: Libvirt, number: int) -> None:
-    with contextlib.suppress(host.module.libvirtError):
-        host.raw.domainEventDeregisterAny(number)

@@ -18,18 +18,15 @@ from typing import Any, Final
 
 from standby.hypervisor.base import MachineUnreachable
 from standby.hypervisor.inventory import OURS
-from standby.hypervisor.libvirt_connection import Libvirt, LossListener, unreachable
+from standby.hypervisor.libvirt_connection import Libvirt, Listener, unreachable
 from standby.hypervisor.libvirt_domain import disk_aliases
 from standby.hypervisor.monitor import Monitor, QmpError
 
 _FIRST_FDSET: Final = 731_000_000
 """Above what libvirt numbers its own file descriptor sets with (it counts up from 0)."""
 
-_STOPPED: Final = 5
-"""VIR_DOMAIN_EVENT_STOPPED"""
 
-
-class LibvirtMonitor(Monitor):
+class LibvirtMonitor(Monitor, Listener):
     """A `Monitor` of one run of a domain: when the domain is stopped, it is lost, and stays lost."""
 
     copies_bitmaps = True
@@ -41,7 +38,7 @@ class LibvirtMonitor(Monitor):
         self._host = host
         self._qemu = importlib.import_module("libvirt_qemu")
         self._domain = host.domain(machine)
-        self._uuid = self._domain.UUIDString()
+        self.uuid = self._domain.UUIDString()
         self._run = self._domain.ID()
         if self._run == -1:
             raise MachineUnreachable(
@@ -50,9 +47,7 @@ class LibvirtMonitor(Monitor):
                 tried="reaching its QEMU through libvirt; nothing was changed",
                 hint=f"start it (`virsh -c {host.uri} start {machine}`); replication goes on by itself then",
             )
-        self._loss = LossListener(lambda: self._end("the connection to libvirt was lost"))
-        host.on_loss(self._loss)
-        self._subscriptions = self._subscribe()
+        host.listen(self)
         numbers = self.command("query-version")["qemu"]
         self.version = (numbers["major"], numbers["minor"], numbers["micro"])
         self.path = self._control_socket()
@@ -70,12 +65,7 @@ class LibvirtMonitor(Monitor):
 
     def close(self) -> None:
         self._cause = self._cause or "closed by us"
-        subscriptions, self._subscriptions = self._subscriptions, None
-        if subscriptions is not None and self._host.alive:
-            # Lost in between: nothing is subscribed to any more.
-            with contextlib.suppress(self._host.module.libvirtError):
-                self._qemu.qemuMonitorEventDeregister(self._host.raw, subscriptions[0])
-                self._host.raw.domainEventDeregisterAny(subscriptions[1])
+        self._host.unlisten(self)
 
     @contextlib.contextmanager
     def lent(self, path: Path) -> Iterator[str]:
@@ -106,7 +96,7 @@ class LibvirtMonitor(Monitor):
         text = json.dumps({"execute": name, "arguments": options})
         try:
             # The same domain may run in another process by now, which knows nothing of this connection.
-            if self._host.raw.lookupByUUIDString(self._uuid).ID() != self._run:
+            if self._host.raw.lookupByUUIDString(self.uuid).ID() != self._run:
                 self._end("the machine was stopped")
                 raise self.lost(name)
             if files:
@@ -121,25 +111,11 @@ class LibvirtMonitor(Monitor):
             raise QmpError(name, found["error"]["class"], found["error"]["desc"], subject=self.machine)
         return found["return"]
 
-    def _subscribe(self) -> tuple[int, int] | None:
-        module, raw = self._host.module, self._host.raw
-        try:
-            qemu = self._qemu.qemuMonitorEventRegister(raw, self._domain, None, self._event, None, 0)
-            life = raw.domainEventRegisterAny(
-                self._domain, module.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._life, None
-            )
-        except module.libvirtError as error:
-            raise unreachable(self.machine, "subscribing to its events", error) from error
-        return qemu, life
+    def qemu_event(self, name: str, data: Mapping[str, Any]) -> None:
+        self._deliver({"event": name, "data": data})
 
-    def _event(
-        self, _conn: Any, _domain: Any, event: str, _seconds: int, _micros: int, details: str | None, _: Any
-    ) -> None:
-        self._deliver({"event": event, "data": json.loads(details or "{}")})
-
-    def _life(self, _conn: Any, _domain: Any, event: int, _detail: int, _: Any) -> None:
-        if event == _STOPPED:
-            self._end("the machine was stopped")
+    def ended(self, cause: str) -> None:
+        self._end(cause)
 
     def _control_socket(self) -> Path:
         """libvirt's own, which it holds; its directory is the machine's, and QEMU may make a socket there."""
