@@ -29,7 +29,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from standby.agent.control import ask
-from standby.agent.requests import Done, Protect
+from standby.link.requests import Done, Protect
 from standby.block.nbd import NbdDisk
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog

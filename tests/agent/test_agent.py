@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from standby.agent.control import ask
-from standby.agent.requests import Done, Pause, Refused
+from standby.link.requests import Done, Pause, Refused
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
 from standby.replica.keys import KeyFile

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from standby.agent.control import ask
-from standby.agent.requests import Done, Protect
+from standby.link.requests import Done, Protect
 from standby.replication.policy import Policy
 from standby.replication.relationship import Connection
 from tests.agent.test_agent import Agent

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from standby.agent.requests import Answer, AnyRequest, Refused, Request
 from standby.errors import InvalidRequest, Recoverable
+from standby.link.requests import Answer, AnyRequest, Refused, Request
 
 log = logging.getLogger(__name__)
 

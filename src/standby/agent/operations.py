@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from functools import singledispatchmethod
 from pathlib import Path
 
-from standby.agent import requests
 from standby.agent.engines import Engines, reach
-from standby.agent.requests import Answer, Done, OfMachine, Refused, Request
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
+from standby.link import requests
+from standby.link.requests import Answer, Done, OfMachine, Refused, Request
 from standby.records import Finding
 from standby.replica.keys import remembered
 from standby.replication import enable

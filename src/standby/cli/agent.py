@@ -11,7 +11,6 @@ import typer
 
 from standby.agent import daemon
 from standby.agent.memory import give_back_large
-from standby.agent.requests import SetBandwidth
 from standby.cli.asking import carry_out
 from standby.cli.foreground import stopping
 from standby.cli.help import Group
@@ -19,6 +18,7 @@ from standby.cli.output import Json, print_json, say, stdout
 from standby.cli.policy_options import Other, Work, WorkHours, bandwidth_of, rate_text
 from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
+from standby.link.requests import SetBandwidth
 from standby.replication.books import Books
 
 app = typer.Typer(cls=Group)

@@ -10,8 +10,8 @@ from standby.agent.control import ask
 from standby.agent.daemon import Logged
 from standby.agent.engines import Engines
 from standby.agent.operations import Operations
-from standby.agent.requests import Done, Refused, Request
 from standby.clock import SystemClock
+from standby.link.requests import Done, Refused, Request
 from standby.records import Finding
 from standby.replication.books import Books
 

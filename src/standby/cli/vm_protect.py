@@ -11,7 +11,6 @@ import typer
 from standby.agent import daemon
 from standby.agent.engines import Engines
 from standby.agent.operations import Operations
-from standby.agent.requests import Protect
 from standby.cli.asking import by_agent
 from standby.cli.foreground import stopping
 from standby.cli.machine import AgentSocket, LibvirtUri, MachineName, NbdSocket, connection_of
@@ -30,6 +29,7 @@ from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
 from standby.errors import Fenced, InvalidRequest, Recoverable
+from standby.link.requests import Protect
 from standby.objects.address import open_store
 from standby.replica.documents import Record
 from standby.replica.keys import KeyFile

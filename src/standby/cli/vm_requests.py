@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from standby.agent import requests
 from standby.cli import results
 from standby.cli.asking import carry_out
 from standby.cli.machine import AgentSocket, LibvirtUri, MachineName, NbdSocket, connection_of, show_findings
@@ -31,6 +30,7 @@ from standby.cli.quantities import counted, size
 from standby.cli.state import State, folder_of
 from standby.cli.vm_show import vm_of
 from standby.errors import InvalidRequest
+from standby.link import requests
 from standby.replica.keys import KeyFile
 from standby.replication.books import Books, find
 from standby.replication.policy import Policy

@@ -1,0 +1,1 @@
+"""What an agent and its vault say to each other, and what an agent is asked to do. No effects."""
