@@ -25,7 +25,8 @@ FROZEN_LIMIT = 10.0
 class Freeze:
     """One freeze of one guest. `begin` at most once, then `end` always; `end` may be called again."""
 
-    def __init__(self, machine: str, agent: Path, mark: Path, *, limit: float = FROZEN_LIMIT) -> None:
+    def __init__(self, machine: str, agent: Path | None, mark: Path, *, limit: float = FROZEN_LIMIT) -> None:
+        """agent: its socket; None where a subclass reaches it otherwise."""
         self._machine = machine
         self._path = agent
         self._mark = mark
@@ -69,10 +70,13 @@ class Freeze:
             return self._thaw() > 0 and held
 
     def _connect(self, limit: float) -> Agent:
+        assert self._path is not None  # else this is overridden
         return GuestAgent(self._machine, self._path, limit=limit)
 
     def _guard(self, agent: Agent) -> Thawer:
-        assert isinstance(agent, GuestAgent)  # of `_connect`
+        # Both are so of what `_connect` gives back.
+        assert self._path is not None
+        assert isinstance(agent, GuestAgent)
         return Thawer(self._machine, self._path, agent.fileno(), self._mark, self.limit)
 
     def _expire(self) -> None:

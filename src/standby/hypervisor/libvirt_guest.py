@@ -66,7 +66,7 @@ class LibvirtFreeze(Freeze):
     """A `Freeze` by libvirt."""
 
     def __init__(self, machine: str, uri: str, mark: Path, *, limit: float) -> None:
-        super().__init__(machine, mark, mark, limit=limit)
+        super().__init__(machine, None, mark, limit=limit)
         self._uri = uri
 
     def _connect(self, limit: float) -> Agent:
