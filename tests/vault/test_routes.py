@@ -15,6 +15,8 @@ from standby.vault.jobs import Role
 from standby.vault.schema import Machine
 from tests.vault.served import Served, beat, encoded, filled, serving
 
+PLAN = 'name = "shop"\n[[groups]]\nname = "first"\n[[groups.members]]\nstore = "s3://replicas"\nreplica = "web"\n'
+
 NOBODY = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 """An id of nothing."""
 
@@ -48,6 +50,11 @@ API = {
     ("GET", "/job-kinds"): all_get(200),
     ("GET", "/jobs/{job}"): all_get(200, "/jobs/JOB"),
     ("POST", "/jobs/{job}/{action}"): Row(403, 202, 409, "/jobs/JOB/restart"),
+    ("GET", "/plans"): all_get(200),
+    ("PUT", "/plans"): Row(403, 403, 200, body={"document": PLAN, "host": "alpha"}),
+    ("POST", "/plans/{plan}/runs"): Row(403, 202, 409, "/plans/shop/runs", {"kind": "test"}),
+    ("DELETE", "/plans/{plan}"): Row(403, 403, 404, "/plans/nothing"),
+    ("POST", "/jobs/{job}/clean-up"): Row(403, 404, 404, "/jobs/JOB/clean-up"),
     ("GET", "/policies"): all_get(200),
     ("POST", "/policies"): Row(403, 403, 201, body={"name": "daily"}),
     ("PATCH", "/policies/{policy}"): Row(403, 403, 200, "/policies/Every 5 minutes", {"drill_days": 30}),

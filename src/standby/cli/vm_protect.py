@@ -14,7 +14,7 @@ from standby.agent.operations import Operations
 from standby.agent.unchanged import check_unchanged
 from standby.cli.asking import by_agent
 from standby.cli.foreground import stopping
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket
+from standby.cli.machine import AgentSocket, LibvirtUri, MachineName, NbdSocket, connection_of
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.policy_options import (
     ApplicationConsistent,
@@ -40,7 +40,7 @@ from standby.replication import states
 from standby.replication.books import Books, find
 from standby.replication.enable import take_over as take_over_replica
 from standby.replication.policy import Policy
-from standby.replication.relationship import Connection, Relationship
+from standby.replication.relationship import Relationship
 from standby.replication.unlock import set_key_file
 
 
@@ -57,6 +57,7 @@ def protect(
     ] = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
+    libvirt: LibvirtUri = None,
     replica: Annotated[
         str | None,
         typer.Option("--replica", metavar="NAME", help="Its name in the store [default: the machine's]."),
@@ -140,7 +141,7 @@ def protect(
     known = _known(folder, machine)
     request = Protect(
         machine=machine,
-        connection=_connection(machine, known, qmp, agent, nbd),
+        connection=connection_of(machine, known.connection if known else None, qmp, agent, nbd, libvirt),
         store=opened.url,
         replica=replica or machine,
         policy=policy_of(
@@ -211,24 +212,6 @@ def _known(folder: Path, machine: str) -> Relationship | None:
     except InvalidRequest:
         # None are there yet, or they are of another version, which opening them to write tells.
         return None
-
-
-def _connection(
-    machine: str, known: Relationship | None, qmp: Path | None, agent: Path | None, nbd: Path | None
-) -> Connection:
-    """What the command says of it, and where it says nothing, what is known."""
-    before = known.connection if known else None
-    if qmp is None and before is None:
-        raise InvalidRequest(
-            "it is not known how the machine is reached",
-            subject=machine,
-            hint="give a QMP socket of it with --qmp",
-        )
-    return Connection(
-        qmp=str(qmp.absolute()) if qmp else before.qmp if before else "",
-        agent=str(agent.absolute()) if agent else before.agent if before else "",
-        nbd=str(nbd.absolute()) if nbd else before.nbd if before else "",
-    )
 
 
 def _newest(request: Protect) -> Record | None:

@@ -10,7 +10,7 @@ import typer
 
 from standby.cli import results
 from standby.cli.asking import carry_out
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket, show_findings
+from standby.cli.machine import AgentSocket, LibvirtUri, MachineName, NbdSocket, connection_of, show_findings
 from standby.cli.output import Json, print_json, say, stdout
 from standby.cli.policy_options import (
     ApplicationConsistent,
@@ -36,7 +36,7 @@ from standby.link import requests
 from standby.replica.keys import KeyFile
 from standby.replication.books import Books, find
 from standby.replication.policy import Policy
-from standby.replication.relationship import Connection, Relationship
+from standby.replication.relationship import Relationship
 from standby.replication.window import Start
 
 
@@ -217,16 +217,19 @@ def policy_text(policy: Policy) -> list[str]:
 
 def connect(
     machine: MachineName,
-    qmp: Annotated[Path, typer.Option("--qmp", metavar="SOCKET", help="Its QMP socket from now on.")],
+    qmp: Annotated[
+        Path | None, typer.Option("--qmp", metavar="SOCKET", help="Its QMP socket from now on.")
+    ] = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
+    libvirt: LibvirtUri = None,
     state: State = None,
     json: Json = False,
 ) -> None:
     """Tell how a protected machine is reached from now on."""
-    connection = _sockets(qmp, agent, nbd)
+    connection = connection_of(machine, None, qmp, agent, nbd, libvirt)
     carry_out(folder_of(state), requests.SetConnection(machine=machine, connection=connection))
-    _tell(machine, state, json, f"{machine} is reached at {connection.qmp}.")
+    _tell(machine, state, json, f"{machine} is reached at {connection.libvirt or connection.qmp}.")
 
 
 def key(
@@ -251,6 +254,7 @@ def unprotect(
     ] = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
+    libvirt: LibvirtUri = None,
     gone: Annotated[
         bool, typer.Option("--machine-gone", help="The machine's process is gone, and its tracking with it.")
     ] = False,
@@ -267,14 +271,15 @@ def unprotect(
         return
     folder = folder_of(state)
     relationship = _read(folder, machine)
-    if qmp and gone:
+    if (qmp or libvirt) and gone:
         raise InvalidRequest(
             "it is told both where the machine runs and that it is gone",
             subject=machine,
-            hint="give --qmp or --machine-gone",
+            hint="give --qmp, --libvirt or --machine-gone",
         )
-    if qmp:
-        carry_out(folder, requests.SetConnection(machine=machine, connection=_sockets(qmp, agent, nbd)))
+    if qmp or libvirt:
+        connection = connection_of(machine, None, qmp, agent, nbd, libvirt)
+        carry_out(folder, requests.SetConnection(machine=machine, connection=connection))
     done = carry_out(folder, requests.Unprotect(machine=machine, gone=gone))
     if json:
         print_json(
@@ -290,14 +295,6 @@ def unprotect(
         stdout(),
         f"{machine} is no longer protected.{lost} Its replica {relationship.replica} stays in "
         f"{relationship.store}: `standby replica points {relationship.store} {relationship.replica}`.",
-    )
-
-
-def _sockets(qmp: Path, agent: Path | None, nbd: Path | None) -> Connection:
-    return Connection(
-        qmp=str(qmp.absolute()),
-        agent=str(agent.absolute()) if agent else "",
-        nbd=str(nbd.absolute()) if nbd else "",
     )
 
 
