@@ -34,7 +34,7 @@ RESTING = (State.NEW, State.SEALED)
 
 
 class Engines:
-    """Thread-safe. observer: makes one for a machine."""
+    """Thread-safe. observer: makes one for a machine. asking: held while a request is carried out."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Engines:
         self._books = books
         self._clock = clock
         self._observer = observer
+        self.asking = threading.Lock()
         self._lock = threading.RLock()
         self._engines: dict[str, Engine] = {}
         self._stores: dict[str, ObjectStore] = {}
@@ -119,6 +120,11 @@ class Engines:
             return
         with self._runner.between(engine) if alone and self._runner else nullcontext():
             yield engine
+
+    def has(self, relationship_id: str) -> bool:
+        """Whether an engine is at work for it, and with its machine."""
+        with self._lock:
+            return relationship_id in self._engines
 
     def store(self, address: str) -> ObjectStore:
         """One client for all machines that replicate there."""

@@ -10,17 +10,7 @@ import typer
 from standby.cli import failover_back, failover_live, results
 from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_planned import planned
-from standby.cli.failover_show import (
-    FAILOVERS,
-    TESTS,
-    RunDirectory,
-    Yes,
-    kind_of,
-    live_result,
-    root_of,
-    show_live,
-    tell,
-)
+from standby.cli.failover_show import RunDirectory, Yes, kind_of, live_result, root_of, show_live, tell
 from standby.cli.help import Group
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.machine import show_findings
@@ -31,6 +21,7 @@ from standby.cli.state import State, made
 from standby.hypervisor.launch import QemuHost
 from standby.recovery import failover, live, live_view
 from standby.recovery.failover import FailoverTest, Request
+from standby.recovery.run_directory import FAILOVERS, TESTS
 
 app = typer.Typer(cls=Group)
 

@@ -9,26 +9,18 @@ import typer
 from rich.progress import TaskID
 
 from standby.cli import results
-from standby.cli.failover_show import (
-    FAILOVERS,
-    RunDirectory,
-    Yes,
-    confirmed,
-    kind_of,
-    root_of,
-    show_live,
-    tell,
-)
+from standby.cli.failover_show import RunDirectory, Yes, confirmed, kind_of, root_of, show_live, tell
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, print_json, progress, say, stderr, stdout
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
-from standby.errors import InvalidRequest
-from standby.hypervisor.host import Fetched, Network
+from standby.hypervisor.host import Fetched
 from standby.hypervisor.launch import QemuHost
 from standby.recovery import failback, live
 from standby.recovery import hydrate as hydrating
 from standby.recovery.live import Request
+from standby.recovery.networks import network_of
+from standby.recovery.run_directory import FAILOVERS
 from standby.recovery.split_brain import CONFIRM
 
 NetworkChoice = Annotated[
@@ -152,21 +144,3 @@ def hydrate(run: RunDirectory, json: Json = False) -> None:
 
         shown = hydrating.hydrate(run, QemuHost(), progress=show)
     show_live(shown, json)
-
-
-def network_of(text: str) -> tuple[Network, str]:
-    """What --network means. Raises InvalidRequest."""
-    kind, _, bridge = text.partition("=")
-    named = {
-        "isolated": Network.RESTRICTED,
-        "none": Network.NONE,
-        "user": Network.USER,
-        "bridge": Network.BRIDGE,
-    }.get(kind)
-    if named is None or (named is Network.BRIDGE) is not bool(bridge):
-        raise InvalidRequest(
-            f"there is no network {text!r}",
-            subject="--network",
-            hint="give isolated, none, user, or bridge=NAME with the name of a bridge of this host",
-        )
-    return named, bridge

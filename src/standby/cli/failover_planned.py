@@ -12,8 +12,8 @@ import typer
 from ulid import ULID
 
 from standby.cli import results
-from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, network_of
-from standby.cli.failover_show import FAILOVERS, root_of, show_live, tell
+from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent
+from standby.cli.failover_show import root_of, show_live, tell
 from standby.cli.machine import AgentSocket, MachineName, NbdSocket, hypervisor_of
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.reading import newest_point
@@ -25,6 +25,8 @@ from standby.hypervisor.qemu import QemuHypervisor
 from standby.objects.address import open_store
 from standby.recovery import live
 from standby.recovery.live import Request
+from standby.recovery.networks import network_of
+from standby.recovery.run_directory import FAILOVERS
 from standby.replica.documents import Record
 from standby.replication.books import Books, find
 from standby.replication.engine import Engine

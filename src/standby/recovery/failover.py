@@ -66,13 +66,15 @@ class Phase(StrEnum):
 
 class Request(NamedTuple):
     """point: see `ReplicaLog.point`. boot_limit: seconds to wait for the guest agent; None where the machine
-    has none, then nothing is waited for. key: of an encrypted replica."""
+    has none, then nothing is waited for. key: of an encrypted replica. tag: of its run directory, from who asks
+    again after a kill and would go on with what that one began; "" for a new one."""
 
     store: str
     replica: str
     point: str = "newest"
     boot_limit: float | None = 300.0
     key: Key | None = None
+    tag: str = ""
 
 
 class Times(NamedTuple):
@@ -113,13 +115,16 @@ def start(
     except for a machine that started and does not boot (NotBooted): that stays to be looked at.
     """
     clock = clock or SystemClock()
+    root = root.resolve()
+    if request.tag and run_directory.is_run(root / request.tag):
+        return _carried(root / request.tag, host, clock, told)
     asked = clock.now().timestamp()
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     record = log.point(request.point)
     copy = Copy.of(record, prerequisites.machine_at(record, request.replica))
     order = Order(
-        tag=run_directory.new_tag(),
+        tag=request.tag or run_directory.new_tag(),
         store=log.place.store.url,
         replica=request.replica,
         replica_id=log.head.replica,
@@ -131,11 +136,15 @@ def start(
         asked=asked,
         boot_limit=request.boot_limit,
     )
-    root = root.resolve()
     with run_directory.root_lock(root):
         _refuse_second(root, log.head.replica, request.replica)
         journal = Work(root / order.tag, order, host, clock).journal()
         run = run_directory.make(root, order.tag, order, journal, cipher)
+    return _carried(run, host, clock, told)
+
+
+def _carried(run: Path, host: RecoveryHost, clock: Clock, told: Told | None) -> FailoverTest:
+    """To its end; what was begun is taken back where it fails."""
     try:
         return resume(run, host, clock=clock, told=told)
     except NotBooted as error:

@@ -76,7 +76,8 @@ class Request(NamedTuple):
     """point: see `ReplicaLog.point`; the newest is decided after the source's log was fenced.
     boot_limit: seconds to wait for the guest agent; None where the machine has none.
     source_qmp: the source machine's control socket, where this host reaches it. confirmed: an operator says
-    that the source is down. key: of an encrypted replica."""
+    that the source is down. key: of an encrypted replica. tag: of its run directory, from who asks again after a
+    kill and would go on with what that one began; "" for a new one."""
 
     store: str
     replica: str
@@ -87,6 +88,7 @@ class Request(NamedTuple):
     source_qmp: Path | None = None
     confirmed: bool = False
     key: Key | None = None
+    tag: str = ""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -107,10 +109,13 @@ def start(
     What was begun is then taken back, but for the fence and a machine that was started: that stays.
     """
     clock = clock or SystemClock()
+    root = root.resolve()
+    if request.tag and run_directory.is_run(root / request.tag):
+        return _carried(root / request.tag, host, clock, told)
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     log.point(request.point)
-    tag = run_directory.new_tag()
+    tag = request.tag or run_directory.new_tag()
     machine = next((record.machine for record in reversed(log.records) if record.machine), None)
     order = LiveOrder(
         tag=tag,
@@ -127,11 +132,15 @@ def start(
         asked=clock.now().timestamp(),
         boot_limit=request.boot_limit,
     )
-    root = root.resolve()
     with run_directory.root_lock(root):
         refuse_second(root, log.head.replica, order.machine)
         journal = Work(root / tag, order, host, clock).journal()
         run = run_directory.make(root, tag, order, journal, cipher, {WISH: Wish(request.point)})
+    return _carried(run, host, clock, told)
+
+
+def _carried(run: Path, host: RecoveryHost, clock: Clock, told: Told | None) -> Failover:
+    """To its end; what was begun before the machine started is taken back where it fails."""
     try:
         return resume(run, host, clock=clock, told=told)
     except NotBooted as error:

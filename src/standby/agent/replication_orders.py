@@ -1,0 +1,131 @@
+"""Orders that are requests to replication, as operators of the host put them too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from standby.agent.engines import Engines
+from standby.agent.job import Job
+from standby.agent.operations import Operations
+from standby.clock import Clock
+from standby.link import requests
+from standby.link.requests import Done, OfMachine, Refused, Request
+from standby.records import Finding
+from standby.replication import enable
+from standby.replication.books import Books
+from standby.replication.relationship import Relationship
+from standby.replication.states import State
+
+_TASKS: Final[dict[type[Request], tuple[str, ...]]] = {
+    requests.Protect: enable.TASKS,
+    requests.Unprotect: ("Disable protection",),
+    requests.Pause: ("Pause replication",),
+    requests.Resume: ("Resume replication",),
+    requests.Retry: ("Retry replication",),
+    requests.MakePoint: ("Ask for a recovery point",),
+    requests.Resync: ("Start resynchronization",),
+    requests.CancelResync: ("Cancel resynchronization",),
+    requests.LeaveOut: ("Leave out the disk",),
+    requests.TakeIn: ("Take in the disk",),
+    requests.SetPolicy: ("Change the policy",),
+    requests.SetConnection: ("Change how the machine is reached",),
+    requests.SetKeyFile: ("Change the key file",),
+    requests.SetBandwidth: ("Change the host's bandwidth",),
+}
+
+_BEFORE: Final = "relationship"
+_STATE: Final = "state"
+
+
+class ReplicationOrders:
+    """See `Carrier` (orders.py)."""
+
+    def __init__(self, books: Books, engines: Engines, clock: Clock) -> None:
+        self._books = books
+        self._engines = engines
+        self._clock = clock
+
+    def before(self, request: Request) -> Mapping[str, str]:
+        known = self._known(request) if isinstance(request, OfMachine) else None
+        if known is None or known.status.state is State.NEW:
+            return {_BEFORE: ""}
+        return {_BEFORE: known.id, _STATE: known.status.state.value}
+
+    def carry_out(self, request: Request, job: Job) -> None:
+        """request: what the job orders, or a part of it."""
+        job.expect(_TASKS.get(type(request), ()))
+        job.no_return()
+        if job.again and self._already(request, job.facts):
+            job.task(_TASKS[type(request)][-1])
+            job.detail("It was done before the agent was restarted")
+            self._keep(request, Done(), job)
+        else:
+            self._ask(request, job)
+
+    def _ask(self, request: Request, job: Job) -> None:
+        def checked(findings: Sequence[Finding]) -> None:
+            job.detail("; ".join(f"{one.subject}: {one.problem} ({one.fix})" for one in findings))
+
+        if len(tasks := _TASKS.get(type(request), ())) == 1:
+            job.task(tasks[0])
+        answer = Operations(self._books, self._engines, self._clock, checked, job.task).answer(request)
+        if isinstance(answer, Refused):
+            raise answer.error()
+        if answer.findings:
+            checked(answer.findings)
+        self._keep(request, answer, job)
+
+    def _keep(self, request: Request, done: Done, job: Job) -> None:
+        found = self._known(request) if isinstance(request, OfMachine) else None
+        if found:
+            job.result |= {"relationship": found.id, "replica_id": str(found.replica_id)}
+        if done.dropped:
+            job.result["dropped"] = str(done.dropped)
+
+    def _already(self, request: Request, facts: Mapping[str, str]) -> bool:
+        """Whether a killed process has done it. Only of requests that cannot simply be put again."""
+        if not isinstance(request, OfMachine):
+            return False
+        before = facts.get(_BEFORE, "")
+        now = self._known(request)
+        for kind, done in _DONE.items():
+            if isinstance(request, kind):
+                return done(request, before, now)
+        return False
+
+    def _known(self, request: OfMachine) -> Relationship | None:
+        return next((one for one in self._books.relationships() if one.machine == request.machine), None)
+
+
+def _protected(request: OfMachine, before: str, now: Relationship | None) -> bool:
+    return (
+        isinstance(request, requests.Protect)
+        and now is not None
+        and now.id != before
+        and now.status.state is not State.NEW
+        and now.replica == request.replica
+    )
+
+
+def _excluded(request: OfMachine, _before: str, now: Relationship | None) -> bool:
+    return isinstance(request, requests.LeaveOut) and now is not None and request.disk in now.excluded
+
+
+def _included(request: OfMachine, _before: str, now: Relationship | None) -> bool:
+    return (
+        isinstance(request, requests.TakeIn)
+        and now is not None
+        and request.disk not in now.excluded
+        and any(disk.id == request.disk for disk in now.disks)
+    )
+
+
+_DONE: Final[dict[type[OfMachine], Callable[[OfMachine, str, Relationship | None], bool]]] = {
+    requests.Protect: _protected,
+    requests.Unprotect: lambda _request, before, now: before != "" and now is None,
+    requests.Pause: lambda _request, _before, now: now is not None and now.status.state is State.PAUSED,
+    requests.Resume: lambda _request, _before, now: now is not None and now.status.state is not State.PAUSED,
+    requests.LeaveOut: _excluded,
+    requests.TakeIn: _included,
+}
