@@ -134,7 +134,8 @@ class PointMade(msgspec.Struct, frozen=True, kw_only=True):
 
 class RunStanding(msgspec.Struct, frozen=True, kw_only=True):
     """A test failover, failover or failback on this host. kind: `test`, `failover` or `failback`. phase: as
-    `standby failover list` has it. machine_state: "" before it was started. whole: disks that need no store."""
+    `standby failover list` has it. machine_state: "" before it was started. whole: disks that no longer need
+    the store."""
 
     run: str
     kind: str
@@ -212,8 +213,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Something to do. It is given again, with the same lease, to an agent that lost it: doing it twice must be
-    doing it once. title: of the job, for the log."""
+    """Something to do. title: of the job, for the log.
+
+    It is given again, with the same lease, to an agent that lost it: doing it twice must be doing it once.
+    """
 
     job: str
     lease: int
@@ -222,9 +225,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """taken: jobs whose end is known here, or that are no longer this host's: their reports end. cancel: jobs to
-    give up. next: seconds until the next heartbeat. token: a new one, to be used from now on; "" while the old one
-    is good."""
+    """taken: jobs whose end is known here, or that are no longer this host's: their reports end. cancel: jobs to give
+    up. next: seconds until the next heartbeat. token: a new one to be used from now on, "" while the old one is good.
+    """
 
     orders: tuple[Order, ...] = ()
     taken: tuple[str, ...] = ()

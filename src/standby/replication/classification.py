@@ -374,6 +374,33 @@ TABLE: Final[dict[str, Row]] = {
     "demo.initramfs.PackageMissing": Row(_CRITICAL, "a package for the demo is missing", "install it"),
     "demo.scenario.DemoFailed": Row(_CRITICAL, "the demo did not show what it should", "look with --keep"),
     "demo.stamps.NotAPrefix": Row(_CRITICAL, "disks of the demo are of several instants", "report it"),
+    # The vault.
+    "vault.database.DatabaseAway": Row(
+        _RETRY,
+        "the vault's database does not answer or gave a transaction up",
+        "see that it runs and has room",
+    ),
+    "vault.database.DatabaseNewer": Row(
+        _CRITICAL, "a newer standby wrote the vault's database", "run the newer version"
+    ),
+    "vault.tls.CertificateUnusable": Row(
+        _CRITICAL, "the vault's certificates cannot be read", "put them back from a backup"
+    ),
+    "vault.errors.NotFound": Row(_REFUSED, "the vault has no such thing", "name one that it has"),
+    "vault.errors.Conflict": Row(
+        _REFUSED,
+        "it cannot be done as things are, as while another job runs",
+        "what the message says, then again",
+    ),
+    "vault.errors.Forbidden": Row(_REFUSED, "the user's role does not reach", "ask an administrator"),
+    "vault.errors.Unauthenticated": Row(
+        _REFUSED,
+        "a password, session, token or key is wrong or has ended",
+        "log in, or register the host again",
+    ),
+    "vault.errors.TooManyAttempts": Row(
+        _RETRY, "too many wrong passwords within 15 minutes", "wait, or see who tries"
+    ),
 }
 
 _OF_ERRNO: Final = {

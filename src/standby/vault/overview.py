@@ -1,0 +1,156 @@
+"""The whole at one look: health, worst recovery points, jobs, what waits, what is overdue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from standby.replication.health import Level
+from standby.vault.core import Vault
+from standby.vault.jobs import JobState
+from standby.vault.schema import Alert, Host, Job, Machine, PolicyRow, Relationship, Site, Store, Task
+
+
+class Overdue(NamedTuple):
+    """A machine whose last successful test failover is too long ago, or that never had one."""
+
+    machine: Machine
+    due: datetime
+
+
+class Worst(NamedTuple):
+    machine: Machine
+    relationship: Relationship
+
+
+class Overview(NamedTuple):
+    """levels: protected machines by health level. unprotected: machines that are there and not protected.
+    jobs: by state; of those that have ended, the last 24 hours'."""
+
+    levels: dict[Level, int]
+    unprotected: int
+    hosts: int
+    silent: int
+    sites: int
+    stores: int
+    policies: int
+    jobs: dict[JobState, int]
+    backlog: int
+    worst: Sequence[Worst]
+    overdue: Sequence[Overdue]
+    alerts: Sequence[Alert]
+
+
+def overview(vault: Vault, *, most: int = 10) -> Overview:
+    now = vault.clock.now()
+    with vault.session() as session:
+        levels = dict.fromkeys(Level, 0)
+        for level, count in session.execute(
+            select(Relationship.level, func.count())
+            .where(Relationship.ended.is_(False))
+            .group_by(Relationship.level)
+        ):
+            levels[Level(level)] = count
+        unprotected = (
+            select(func.count())
+            .select_from(Machine)
+            .outerjoin(Relationship, (Relationship.machine == Machine.id) & Relationship.ended.is_(False))
+            .where(Machine.present, Relationship.id.is_(None))
+        )
+        jobs = dict.fromkeys(JobState, 0)
+        for state, count in session.execute(
+            select(Job.state, func.count())
+            .where(Job.ended.is_(None) | (Job.ended > now - timedelta(days=1)))
+            .group_by(Job.state)
+        ):
+            jobs[JobState(state)] = count
+        worst = session.execute(
+            select(Machine, Relationship)
+            .join(Relationship, Relationship.machine == Machine.id)
+            .where(Relationship.ended.is_(False))
+            .order_by(func.coalesce(-Relationship.rpo, -1e18), Machine.name)
+            .limit(most)
+        ).all()
+        return Overview(
+            levels=levels,
+            unprotected=session.scalar(unprotected) or 0,
+            hosts=_count(session, Host, Host.revoked.is_(False)),
+            silent=_count(session, Host, Host.silent & Host.revoked.is_(False)),
+            sites=_count(session, Site),
+            stores=_count(session, Store),
+            policies=_count(session, PolicyRow),
+            jobs=jobs,
+            backlog=session.scalar(
+                select(func.coalesce(func.sum(Relationship.queued_bytes), 0)).where(
+                    Relationship.ended.is_(False)
+                )
+            )
+            or 0,
+            worst=[Worst(row[0], row[1]) for row in worst],
+            overdue=overdue(session, now)[:most],
+            alerts=list(
+                session.scalars(
+                    select(Alert).where(Alert.cleared.is_(None)).order_by(Alert.id.desc()).limit(50)
+                )
+            ),
+        )
+
+
+def overdue(session: Session, now: datetime) -> list[Overdue]:
+    """Most overdue first."""
+    found = []
+    for machine, relationship, days in session.execute(
+        select(Machine, Relationship, PolicyRow.drill_days)
+        .join(Relationship, Relationship.machine == Machine.id)
+        .join(PolicyRow, PolicyRow.id == Relationship.policy)
+        .where(Relationship.ended.is_(False), PolicyRow.drill_days > 0)
+    ):
+        due = (relationship.drilled or relationship.since) + timedelta(days=days)
+        if due < now:
+            found.append(Overdue(machine, due))
+    return sorted(found, key=lambda one: one.due)
+
+
+class JobDetail(NamedTuple):
+    job: Job
+    tasks: Sequence[Task]
+
+
+def jobs(
+    vault: Vault,
+    *,
+    state: str = "",
+    machine: str = "",
+    kind: str = "",
+    before: str = "",
+    limit: int = 50,
+) -> Sequence[Job]:
+    """Newest first; before: the id of the last of the page before."""
+    with vault.session() as session:
+        query = select(Job)
+        if state:
+            query = query.where(Job.state == state)
+        if machine:
+            query = query.where(Job.machine == machine)
+        if kind:
+            query = query.where(Job.kind == kind)
+        if before:
+            query = query.where(Job.id < before)
+        return list(session.scalars(query.order_by(Job.id.desc()).limit(max(1, min(limit, 500)))))
+
+
+def job(vault: Vault, job_id: str) -> JobDetail | None:
+    with vault.session() as session:
+        found = session.get(Job, job_id)
+        if found is None:
+            return None
+        tasks = session.scalars(select(Task).where(Task.job == job_id).order_by(Task.part, Task.ordinal))
+        return JobDetail(found, list(tasks))
+
+
+def _count(session: Session, table: type, *where: object) -> int:
+    return session.scalar(select(func.count()).select_from(table).where(*where)) or 0  # type: ignore[arg-type]
