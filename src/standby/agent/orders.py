@@ -81,6 +81,10 @@ class Orders:
             known = job.order if job else report
             if known is not None and known.lease >= order.lease:
                 return
+            if report and self._work_of(order.job) != order.work:
+                # The next part of the same job, which is this host's too.
+                self._reports.pop(order.job)
+                known = None
             if known is not None:
                 self._ledger.renew(order.job, order.lease)
                 if job:
@@ -133,6 +137,9 @@ class Orders:
         deadline = self._clock.monotonic() + limit
         for thread in list(self._threads.values()):
             thread.join(max(0.0, deadline - self._clock.monotonic()))
+
+    def _work_of(self, job: str) -> object:
+        return next((item.order.work for item in self._ledger.items() if item.order.job == job), None)
 
     def _start(self, job: Job) -> None:
         self._jobs[job.order.job] = job

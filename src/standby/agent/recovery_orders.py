@@ -42,8 +42,20 @@ _LIVE_TASKS: Final = (
     "Start failover",
     "Start the replica virtual machine",
 )
-COMMIT_TASK: Final = "Commit failover"
-HYDRATE_TASK: Final = "Hydrate the disks"
+_CLEAN_UP: Final = "Removing the test virtual machine"
+_CHANGE: Final = "Changing the recovery point"
+_COMMIT: Final = "Committing the failover"
+_CANCEL: Final = "Taking the failover back"
+_RESUME: Final = "Going on with the failover"
+_HYDRATE: Final = "Fetching the disks"
+_REVERSE: Final = "Protecting the recovered machine"
+"""Tasks as the vault expects them (vault/jobs.py)."""
+
+_AS: Final = {
+    failover.CLEAN_UP_TASK: _CLEAN_UP,
+    live.CHANGE_TASK: _CHANGE,
+    live.CANCEL_TASK: _CANCEL,
+}
 
 _BEGAN: Final = "began"
 """Of the step that starts the machine, before a change of point."""
@@ -126,7 +138,7 @@ class RecoveryOrders:
     @_do.register
     def _(self, work: orders.CleanUpTest, job: Job) -> None:
         job.no_return()
-        job.task(failover.CLEAN_UP_TASK)
+        job.task(_CLEAN_UP)
         with _gone_is_done(job):
             failover.clean_up(Path(work.run), self._host, clock=self._clock, told=_told(job))
 
@@ -137,14 +149,14 @@ class RecoveryOrders:
         if not (job.again and self._changed(run, work.point, job.facts)):
             _note(live.change_point(run, work.point, self._host, clock=self._clock, told=_told(job)), job)
             return
-        job.task(live.CHANGE_TASK)
+        job.task(_CHANGE)
         job.detail("It was done before the agent was restarted")
         _note(live_view.look(run, self._host), job)
 
     @_do.register
     def _(self, work: orders.Commit, job: Job) -> None:
         job.no_return()
-        job.task(COMMIT_TASK)
+        job.task(_COMMIT)
         run = Path(work.run)
         kind = run_directory.read_order(run, RunOrder).kind
         done = failback.commit if kind == "failback" else live.commit
@@ -153,19 +165,20 @@ class RecoveryOrders:
     @_do.register
     def _(self, work: orders.CancelFailover, job: Job) -> None:
         job.no_return()
-        job.task(live.CANCEL_TASK)
+        job.task(_CANCEL)
         with _gone_is_done(job):
             live.cancel(Path(work.run), self._host, clock=self._clock, told=_told(job))
 
     @_do.register
     def _(self, work: orders.ResumeFailover, job: Job) -> None:
         job.no_return()
+        job.task(_RESUME)
         _note(live.resume(Path(work.run), self._host, clock=self._clock, told=_told(job)), job)
 
     @_do.register
     def _(self, work: orders.Hydrate, job: Job) -> None:
         job.no_return()
-        job.task(HYDRATE_TASK)
+        job.task(_HYDRATE)
         far: dict[str, Fetched] = {}
 
         def progress(disk: str, fetched: Fetched) -> None:
@@ -178,6 +191,7 @@ class RecoveryOrders:
 
     @_do.register
     def _(self, work: orders.Reverse, job: Job) -> None:
+        job.task(_REVERSE)
         self._replication.carry_out(self._protect(work), job)
 
     def _protect(self, work: orders.Reverse) -> Protect:
@@ -219,11 +233,12 @@ def _told(job: Job, *, before: str = "") -> Callable[[Row], None]:
     """Its tasks by the rows of a workflow. before: until this step begins, it may be cancelled between two steps."""
 
     def told(row: Row) -> None:
+        task = _AS.get(row.task, row.task)
         if row.error:
-            job.failed(row.task, row.error)
+            job.failed(task, row.error)
             return
         if row.state is not State.UNDONE:
-            job.task(row.task)
+            job.task(task)
         if row.step == before:
             job.no_return()
         elif before and row.state is State.DONE:

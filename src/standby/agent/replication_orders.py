@@ -19,20 +19,22 @@ from standby.replication.states import State
 
 _TASKS: Final[dict[type[Request], tuple[str, ...]]] = {
     requests.Protect: enable.TASKS,
-    requests.Unprotect: ("Disable protection",),
-    requests.Pause: ("Pause replication",),
-    requests.Resume: ("Resume replication",),
-    requests.Retry: ("Retry replication",),
-    requests.MakePoint: ("Ask for a recovery point",),
-    requests.Resync: ("Start resynchronization",),
-    requests.CancelResync: ("Cancel resynchronization",),
-    requests.LeaveOut: ("Leave out the disk",),
-    requests.TakeIn: ("Take in the disk",),
-    requests.SetPolicy: ("Change the policy",),
-    requests.SetConnection: ("Change how the machine is reached",),
-    requests.SetKeyFile: ("Change the key file",),
-    requests.SetBandwidth: ("Change the host's bandwidth",),
+    requests.Unprotect: ("Ending change tracking",),
+    requests.Pause: ("Pausing",),
+    requests.Resume: ("Resuming",),
+    requests.Retry: ("Trying again",),
+    requests.MakePoint: ("Asking for an application-consistent point",),
+    requests.Resync: ("Starting resynchronization",),
+    requests.CancelResync: ("Cancelling resynchronization",),
+    requests.LeaveOut: ("Leaving the disk out",),
+    requests.TakeIn: ("Taking the disk in",),
+    requests.SetPolicy: ("Changing the policy",),
+    requests.SetConnection: ("Changing how the machine is reached",),
+    requests.SetKeyFile: ("Changing the key file",),
+    requests.SetBandwidth: ("Changing the host's bandwidth",),
 }
+
+"""As the vault expects them (vault/jobs.py). Requests that are not here tell their tasks as they begin."""
 
 _BEFORE: Final = "relationship"
 _STATE: Final = "state"
