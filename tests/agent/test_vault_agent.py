@@ -253,7 +253,7 @@ def test_failovers_are_ordered_and_found_again_after_kills(agent, tmp_path):
         assert agent.runs("tests") == []
         agent.stop(signal.SIGKILL)
 
-    agent.start("steps.did@4=kill")
+    agent.start("steps.did=kill@4")
     agent.vault.order(
         "fail", orders.FailOver(store=str(agent.store), replica="web", boot_limit=None, source_down=True)
     )
