@@ -51,14 +51,17 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
         levels = dict.fromkeys(Level, 0)
         for level, count in session.execute(
             select(Relationship.level, func.count())
-            .where(Relationship.ended.is_(False))
+            .where(~Relationship.ended, ~Relationship.superseded)
             .group_by(Relationship.level)
         ):
             levels[Level(level)] = count
         unprotected = (
             select(func.count())
             .select_from(Machine)
-            .outerjoin(Relationship, (Relationship.machine == Machine.id) & Relationship.ended.is_(False))
+            .outerjoin(
+                Relationship,
+                (Relationship.machine == Machine.id) & ~Relationship.ended & ~Relationship.superseded,
+            )
             .where(Machine.present, Relationship.id.is_(None))
         )
         jobs = dict.fromkeys(JobState, 0)
@@ -71,7 +74,7 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
         worst = session.execute(
             select(Machine, Relationship)
             .join(Relationship, Relationship.machine == Machine.id)
-            .where(Relationship.ended.is_(False))
+            .where(~Relationship.ended, ~Relationship.superseded)
             .order_by(func.coalesce(-Relationship.rpo, -1e18), Machine.name)
             .limit(most)
         ).all()
@@ -86,7 +89,7 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
             jobs=jobs,
             backlog=session.scalar(
                 select(func.coalesce(func.sum(Relationship.queued_bytes), 0)).where(
-                    Relationship.ended.is_(False)
+                    ~Relationship.ended, ~Relationship.superseded
                 )
             )
             or 0,
@@ -107,7 +110,7 @@ def overdue(session: Session, now: datetime) -> list[Overdue]:
         select(Machine, Relationship, PolicyRow.drill_days)
         .join(Relationship, Relationship.machine == Machine.id)
         .join(PolicyRow, PolicyRow.id == Relationship.policy)
-        .where(Relationship.ended.is_(False), PolicyRow.drill_days > 0)
+        .where(~Relationship.ended, ~Relationship.superseded, PolicyRow.drill_days > 0)
     ):
         due = (relationship.drilled or relationship.since) + timedelta(days=days)
         if due < now:

@@ -35,7 +35,7 @@ class _Figures(Collector):
             rows = session.execute(
                 select(Machine.name, Relationship)
                 .join(Relationship, Relationship.machine == Machine.id)
-                .where(Relationship.ended.is_(False))
+                .where(~Relationship.ended, ~Relationship.superseded)
             ).all()
             hosts = session.scalars(select(Host).where(Host.revoked.is_(False))).all()
         labels = ["machine", "relationship"]
