@@ -38,6 +38,7 @@ class StandInVault:
         self.fresh: dict[str, str] = {}
         self.heartbeats: list[Heartbeat] = []
         self.orders: dict[str, Order] = {}
+        self.to: dict[str, str] = {}
         self.ended: dict[str, WorkReport] = {}
         self.reported: dict[str, WorkReport] = {}
         self.cancel: set[str] = set()
@@ -90,8 +91,9 @@ class StandInVault:
         path.write_bytes(msgspec.json.encode(self.key(**more)))
         return path
 
-    def order(self, job, work, lease=1):
+    def order(self, job, work, lease=1, host="host-1"):
         with self._lock:
+            self.to[job] = host
             self.orders[job] = Order(job=job, lease=lease, title=f"{type(work).__name__} {job}", work=work)
 
     def renew(self, host):
@@ -144,7 +146,7 @@ class StandInVault:
             given = [
                 order
                 for job, order in self.orders.items()
-                if job not in known_jobs or self.reported[job].lease < order.lease
+                if self.to[job] == host and (job not in known_jobs or self.reported[job].lease < order.lease)
             ]
             token = self.fresh.get(host, "")
             return 200, Answer(
