@@ -121,17 +121,16 @@ class Engines:
         with self._runner.between(engine) if alone and self._runner else nullcontext():
             yield engine
 
-    def has(self, relationship_id: str) -> bool:
-        """Whether an engine is at work for it, and with its machine."""
-        with self._lock:
-            return relationship_id in self._engines
-
     def store(self, address: str) -> ObjectStore:
         """One client for all machines that replicate there."""
         with self._lock:
             if address not in self._stores:
                 self._stores[address] = open_store(address)
             return self._stores[address]
+
+    def limited(self, address: str) -> ObjectStore:
+        """For what is beside replication: what it sends counts against the host's rate."""
+        return Limited(self.store(address), self._host)
 
     def throttle(self) -> None:
         """Let the rates of the host and of each machine be what their schedules say now. At once, also for

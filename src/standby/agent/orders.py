@@ -21,11 +21,15 @@ from standby.errors import Bug, StandbyError
 from standby.link.messages import Order, WorkReport, WorkState
 from standby.link.recovery import Hydrate
 from standby.link.requests import Refused
+from standby.link.upkeep import UpkeepOrder
 
 log = logging.getLogger(__name__)
 
 ROOM: Final = 8
 """Orders that are carried out at once. They mostly wait: for stores, for guests that boot."""
+
+_BESIDE: Final = (Hydrate, UpkeepOrder)
+"""They take hours, some of them, and keep nobody waiting who fails over: they need no place."""
 
 _AGAIN: Final = 5.0
 """Seconds until the ledger is tried again."""
@@ -127,7 +131,7 @@ class Orders:
     def room(self) -> int:
         """How many more it would begin at once."""
         with self._lock:
-            taken = sum(not isinstance(job.order.work, Hydrate) for job in self._jobs.values())
+            taken = sum(not isinstance(job.order.work, _BESIDE) for job in self._jobs.values())
             return max(0, ROOM - taken)
 
     def close(self, limit: float = 3.0) -> None:
@@ -149,8 +153,7 @@ class Orders:
         thread.start()
 
     def _run(self, job: Job) -> None:
-        # A hydration takes hours and little else: it keeps nobody waiting.
-        places = threading.Semaphore() if isinstance(job.order.work, Hydrate) else self._places
+        places = threading.Semaphore() if isinstance(job.order.work, _BESIDE) else self._places
         with places:
             report = None if self._stop.is_set() else self._carried(job)
             if report is None or self._stop.is_set():
