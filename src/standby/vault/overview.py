@@ -29,7 +29,8 @@ class Worst(NamedTuple):
 
 class Overview(NamedTuple):
     """levels: protected machines by health level. unprotected: machines that are there and not protected.
-    jobs: by state; of those that have ended, the last 24 hours'."""
+    jobs: by state; of those that have ended, the last 24 hours'. worst, overdue, alerts: the first of them; overdues,
+    open_alerts: how many there are."""
 
     levels: dict[Level, int]
     unprotected: int
@@ -43,6 +44,8 @@ class Overview(NamedTuple):
     worst: Sequence[Worst]
     overdue: Sequence[Overdue]
     alerts: Sequence[Alert]
+    overdues: int
+    open_alerts: int
 
 
 def overview(vault: Vault, *, most: int = 10) -> Overview:
@@ -78,6 +81,7 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
             .order_by(func.coalesce(-Relationship.rpo, -1e18), Machine.name)
             .limit(most)
         ).all()
+        late = overdue(session, now)
         return Overview(
             levels=levels,
             unprotected=session.scalar(unprotected) or 0,
@@ -94,12 +98,14 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
             )
             or 0,
             worst=[Worst(row[0], row[1]) for row in worst],
-            overdue=overdue(session, now)[:most],
+            overdue=late[:most],
             alerts=list(
                 session.scalars(
                     select(Alert).where(Alert.cleared.is_(None)).order_by(Alert.id.desc()).limit(50)
                 )
             ),
+            overdues=len(late),
+            open_alerts=_count(session, Alert, Alert.cleared.is_(None)),
         )
 
 

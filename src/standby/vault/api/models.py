@@ -303,7 +303,9 @@ class Due(Given):
 
 
 class Overview(Given):
-    """levels: protected machines by health. jobs: by state; those that have ended within 24 hours."""
+    """levels: protected machines by health. jobs: by state; those that have ended within 24 hours.
+
+    worst, overdue, alerts: the first of them; overdues, open_alerts: how many there are."""
 
     levels: dict[str, int]
     unprotected: int
@@ -317,6 +319,8 @@ class Overview(Given):
     worst: list[MachineRow]
     overdue: list[Due]
     alerts: list[Alert]
+    overdues: int
+    open_alerts: int
 
 
 class User(Given):
