@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import signal
 import ssl
@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from standby.clock import SystemClock
 from standby.objects.directory import DirectoryStore
 from standby.vault import access
 from standby.vault.core import Actor, Vault
@@ -41,8 +42,6 @@ class RealVault:
         self.process: subprocess.Popen[bytes] | None = None
         self.listen = "127.0.0.1:0"
         self.start()
-        from standby.clock import SystemClock  # noqa: PLC0415
-
         with closing(Database(f"sqlite:///{folder / 'vault.sqlite'}")) as database:
             vault = Vault(database, SystemClock())
             user = access.new_user(
@@ -87,7 +86,7 @@ class RealVault:
     def key_file(self, folder: Path):
         key = self.ask("POST", "/registration-keys", json={"site": "here"})
         path = folder / "vault.key"
-        path.write_text(__import__("json").dumps(key))
+        path.write_text(json.dumps(key))
         return path
 
     def close(self):
@@ -97,13 +96,17 @@ class RealVault:
             self.process.wait()
 
 
+def shown(agent):
+    return standby("agent", "show", "--state", agent.state, "--json").json
+
+
 def test_from_registration_to_points_and_back_after_kills_of_either(tmp_path):
     folder = Path(tempfile.mkdtemp(prefix="se-"))
     vault = RealVault(tmp_path / "vault")
     agent = None
     try:
         vault.ask("POST", "/sites", json={"name": "here"})
-        store = DirectoryStore(folder / "store", create=True)
+        DirectoryStore(folder / "store", create=True)
         vault.ask("POST", "/stores", json={"name": "near", "address": str(folder / "store")})
         policy = vault.ask(
             "POST", "/policies", json={"name": "each second", "body": {"frequency": 1, "reserve": 0}}
@@ -111,34 +114,24 @@ def test_from_registration_to_points_and_back_after_kills_of_either(tmp_path):
         agent = VaultAgent(folder, vault)
         write(agent.machine("web"), "raw", 0, noise(1 << 20))
         agent.start()
-        machine = wait_for(lambda: next(iter(vault.ask("GET", "/machines")["items"]), None))
+        machine = wait_for(lambda: next(iter(vault.ask("GET", "/machines")["machines"]), None))
         assert machine["name"] == "web"
         job = vault.job("web", "enable-protection", {"store": "near", "policy": policy["id"]})
         done = wait_for(lambda: vault.ended(job))
         assert done["state"] == "succeeded", done
         assert [task["state"] for task in done["tasks"]] == ["succeeded"] * 4
-        points = wait_for(lambda: vault.ask("GET", "/machines/web/points")["items"])
+        points = wait_for(lambda: vault.ask("GET", "/machines/web/points")["points"])
 
         agent.stop(signal.SIGKILL)
         agent.start()
-        wait_for(lambda: len(vault.ask("GET", "/machines/web/points")["items"]) > len(points) + 2)
+        wait_for(lambda: len(vault.ask("GET", "/machines/web/points")["points"]) > len(points) + 2)
         vault.stop(signal.SIGKILL)
-        count = len(list((store.root if hasattr(store, "root") else folder / "store").rglob("points/*")))
+        count = len(list((folder / "store").rglob("points/*")))
         wait_for(lambda: len(list((folder / "store").rglob("points/*"))) > count + 2)
-        shown = wait_for(
-            lambda: (
-                (one := standby("agent", "show", "--state", agent.state, "--json").json)["problem"] and one
-            )
-        )
-        assert "cannot be reached" in shown["problem"]
+        wait_for(lambda: "cannot be reached" in shown(agent)["problem"])
         vault.start()
         newest = max(int(path.name) for path in (folder / "store").rglob("points/*"))
-        wait_for(
-            lambda: (
-                vault.ask("GET", "/machines/web/points")["items"][0]["seq"] >= newest
-                or vault.ask("GET", "/machines/web/points")["items"][-1]["seq"] >= newest
-            )
-        )
+        wait_for(lambda: vault.ask("GET", "/machines/web/points")["points"][0]["seq"] >= newest)
         paused = vault.job("web", "pause")
         assert wait_for(lambda: vault.ended(paused))["state"] == "succeeded"
         wait_for(lambda: vault.ask("GET", "/machines/web")["state"] == "paused")
@@ -149,7 +142,7 @@ def test_from_registration_to_points_and_back_after_kills_of_either(tmp_path):
         assert wait_for(lambda: vault.ended(gone))["state"] == "succeeded"
         assert agent.daemons["web"].bitmaps() == []
         assert vault.token not in vault.log.read_text()
-        assert os.stat(agent.state / "vault.json").st_mode & 0o077 == 0
+        assert (agent.state / "vault.json").stat().st_mode & 0o077 == 0
     finally:
         if agent:
             agent.close()

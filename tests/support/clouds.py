@@ -51,8 +51,9 @@ class Place(NamedTuple):
 class Cloud:
     """A service that runs. `kind` is s3 or az."""
 
-    def __init__(self, kind: str, command: list[str], folder: Path) -> None:
+    def __init__(self, kind: str, command: list[str], folder: Path, host: str = "127.0.0.1") -> None:
         self.kind = kind
+        self.host = host
         self._log = (folder / f"{kind}.log").open("w+b")
         self._process = subprocess.Popen(
             command, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder
@@ -64,7 +65,7 @@ class Cloud:
         while time.monotonic() < deadline:
             self._log.seek(0)
             text = self._log.read().decode()
-            if found := re.search(r"(?:listen\w* (?:at|on)|Running on) http://127\.0\.0\.1:(\d+)", text):
+            if found := re.search(r"(?:listen\w* (?:at|on)|Running on) http://[0-9.]+:(\d+)", text):
                 return int(found[1])
             if self._process.poll() is not None:
                 break
@@ -74,7 +75,7 @@ class Cloud:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def stop(self) -> None:
         self._process.kill()
@@ -86,10 +87,16 @@ class Cloud:
         name = f"bucket-{os.getpid()}-{next(_numbers)}"
         if self.kind == "s3":
             # By its host name moto tells which service a request means.
-            _request(self.port, "PUT", f"/{name}", {"Host": "s3.amazonaws.com"})
+            _request(self.host, self.port, "PUT", f"/{name}", {"Host": "s3.amazonaws.com"})
             return Place(f"s3://{name}/{prefix}", {**S3_KEYS, "AWS_ENDPOINT_URL": self.endpoint})
         path = f"/{ACCOUNT}/{name}"
-        _request(self.port, "PUT", f"{path}?restype=container", _signed("PUT", path, "restype:container"))
+        _request(
+            self.host,
+            self.port,
+            "PUT",
+            f"{path}?restype=container",
+            _signed("PUT", path, "restype:container"),
+        )
         connection = (
             f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
             f"BlobEndpoint={self.endpoint}/{ACCOUNT};"
@@ -122,10 +129,10 @@ def start_azurite(folder: Path) -> Cloud:
     return Cloud("az", [*command, "--skipApiVersionCheck", "--disableTelemetry"], folder)
 
 
-def start_moto(folder: Path) -> Cloud:
-    return Cloud(
-        "s3", [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", "0"], folder
-    )
+def start_moto(folder: Path, host: str = "127.0.0.1") -> Cloud:
+    """host: the address at which it listens."""
+    command = [str(Path(sys.executable).parent / "moto_server"), "-H", host, "-p", "0"]
+    return Cloud("s3", command, folder, host)
 
 
 def _signed(verb: str, path: str, query: str) -> dict[str, str]:
@@ -140,8 +147,8 @@ def _signed(verb: str, path: str, query: str) -> dict[str, str]:
     }
 
 
-def _request(port: int, verb: str, path: str, headers: dict[str, str]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+def _request(host: str, port: int, verb: str, path: str, headers: dict[str, str]) -> None:
+    connection = http.client.HTTPConnection(host, port, timeout=30)
     connection.request(verb, path, headers=headers)
     answer = connection.getresponse()
     assert answer.status in (200, 201), answer.read()

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from ulid import ULID
 
 from standby.clock import Clock
-from standby.errors import StandbyError
+from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
@@ -31,6 +32,15 @@ from standby.replication.target import Target
 log = logging.getLogger(__name__)
 
 RESTING = (State.NEW, State.SEALED)
+
+
+class Parts(NamedTuple):
+    """An engine, and what it is made of."""
+
+    engine: Engine
+    source: Source
+    target: Target
+    hypervisor: QemuHypervisor
 
 
 class Engines:
@@ -55,6 +65,7 @@ class Engines:
         self.asking = threading.Lock()
         self._lock = threading.RLock()
         self._engines: dict[str, Engine] = {}
+        self._lent: set[str] = set()
         self._stores: dict[str, ObjectStore] = {}
         self._tz = host_zone()
         self._host = Throttle(clock=clock)
@@ -63,6 +74,11 @@ class Engines:
         self._host_bandwidth = books.bandwidth()
         self._spread = spread
         self._runner = Runner(clock, failed) if running else None
+
+    @property
+    def running(self) -> bool:
+        """Whether engines are stepped."""
+        return self._runner is not None
 
     def run(self, stop: threading.Event) -> None:
         """Step the engines until `stop` is set."""
@@ -81,7 +97,7 @@ class Engines:
             )
             return
         with self._lock:
-            if relationship.id in self._engines:
+            if relationship.id in self._engines or relationship.id in self._lent:
                 return
             try:
                 engine = self._made(relationship)
@@ -103,6 +119,42 @@ class Engines:
             if self._runner:
                 self._runner.remove(engine)
             engine.close()
+
+    @contextmanager
+    def lent(self, relationship: Relationship, connection: Connection | None = None) -> Iterator[Parts]:
+        """An engine of the relationship's that nobody else runs, nor asks anything of, until the block ends.
+
+        connection: how the machine is reached, if not as the books say. Raises InvalidRequest if it is lent already.
+        """
+        with self._lock:
+            self._refuse_lent(relationship)
+            self._lent.add(relationship.id)
+        try:
+            self.end(relationship.id)
+            parts = self._parts(relationship, connection or relationship.connection)
+            try:
+                yield parts
+            finally:
+                parts.engine.close()
+        finally:
+            with self._lock:
+                self._lent.discard(relationship.id)
+                self._throttles.pop(relationship.id, None)
+            self.begin(self._books.get(relationship.id))
+
+    def refuse_lent(self, relationship: Relationship) -> None:
+        """Raises InvalidRequest while it is lent: nothing is to be changed under whoever has it."""
+        with self._lock:
+            self._refuse_lent(relationship)
+
+    def _refuse_lent(self, relationship: Relationship) -> None:
+        if relationship.id in self._lent:
+            raise InvalidRequest(
+                "it is being shut down for good, with its last write in the replica",
+                subject=relationship.machine,
+                tried="nothing was changed",
+                hint=f"wait for that to end: `standby vm show {relationship.machine}` tells how it stands",
+            )
 
     @contextmanager
     def held(self, relationship: Relationship, *, alone: bool) -> Iterator[Engine]:
@@ -154,9 +206,11 @@ class Engines:
             self.end(relationship_id)
 
     def _made(self, relationship: Relationship) -> Engine:
-        connection = relationship.connection or Connection(qmp="/nonexistent")
+        return self._parts(relationship, relationship.connection).engine
+
+    def _parts(self, relationship: Relationship, connection: Connection | None) -> Parts:
         machine = relationship.machine
-        hypervisor = reach(machine, connection)
+        hypervisor = reach(machine, connection or Connection(qmp="/nonexistent"))
         source = Source(
             self._books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), self._clock
         )
@@ -170,7 +224,7 @@ class Engines:
         )
         now = self._clock.monotonic()
         first = first_due(machine, relationship.policy.frequency, now) - now if self._spread else 0.0
-        return Engine(
+        engine = Engine(
             self._books,
             relationship.id,
             source,
@@ -179,6 +233,7 @@ class Engines:
             self._observer(machine),
             first_cycle=first,
         )
+        return Parts(engine, source, target, hypervisor)
 
     def _limited(self, relationship: Relationship) -> ObjectStore:
         """What a machine sends counts against its own rate and the host's."""

@@ -27,7 +27,7 @@ from standby.recovery.failover_steps import MANNER as TEST_MANNER
 from standby.recovery.live_steps import WISH, Wish
 from standby.recovery.live_view import Failover
 from standby.recovery.machine_steps import BOOT, START, RunOrder
-from standby.recovery.networks import network_of
+from standby.recovery.networks import network_named
 from standby.recovery.run_directory import FAILOVERS, TESTS, FileRows, NoRecovery
 from standby.recovery.steps import CleanUpBegun, Row, State
 from standby.replica.keys import remembered
@@ -98,24 +98,24 @@ class RecoveryOrders:
 
     @_do.register
     def _(self, work: orders.TestFailover, job: Job) -> None:
-        if network_of(work.network)[0] is not Network.RESTRICTED:
+        if network_named(work.network)[0] is not Network.RESTRICTED:
             raise InvalidRequest(
                 "a test failover is always isolated", subject=work.replica, hint="choose the network isolated"
             )
         job.expect(_TEST_TASKS)
         run = self._run_of(job, TESTS)
         request = failover.Request(
-            work.store, work.replica, work.point, work.boot_limit, remembered(work.key_file), run.name
+            work.store, work.replica, work.point, work.boot_limit, key=remembered(work.key_file)
         )
         with _kept(run, job), _explained(work.replica):
             shown = failover.start(
-                request, run.parent, self._host, clock=self._clock, told=_told(job, before=BOOT)
+                request, run.parent, self._host, clock=self._clock, told=_told(job, before=BOOT), tag=run.name
             )
             job.result["point"] = str(shown.seq)
 
     @_do.register
     def _(self, work: orders.FailOver, job: Job) -> None:
-        network, bridge = network_of(work.network)
+        network, bridge = network_named(work.network)
         job.expect(_LIVE_TASKS)
         run = self._run_of(job, FAILOVERS)
         request = live.Request(
@@ -127,11 +127,15 @@ class RecoveryOrders:
             bridge,
             confirmed=work.source_down,
             key=remembered(work.key_file),
-            tag=run.name,
         )
         with _kept(run, job), _explained(work.replica):
             shown = live.start(
-                request, run.parent, self._host, clock=self._clock, told=_told(job, before=START)
+                request,
+                run.parent,
+                self._host,
+                clock=self._clock,
+                told=_told(job, before=START),
+                tag=run.name,
             )
             _note(shown, job)
 

@@ -8,6 +8,7 @@ from typing import Final
 from standby.agent.engines import Engines
 from standby.agent.job import Job
 from standby.agent.operations import Operations
+from standby.agent.seals import Seals
 from standby.clock import Clock
 from standby.link import requests
 from standby.link.requests import Done, OfMachine, Refused, Request
@@ -15,6 +16,7 @@ from standby.records import Finding
 from standby.replication import enable
 from standby.replication.books import Books
 from standby.replication.relationship import Relationship
+from standby.replication.seal import Task
 from standby.replication.states import State
 
 _TASKS: Final[dict[type[Request], tuple[str, ...]]] = {
@@ -38,6 +40,8 @@ _TASKS: Final[dict[type[Request], tuple[str, ...]]] = {
 
 _BEFORE: Final = "relationship"
 _STATE: Final = "state"
+_WAITING: Final = (State.FENCED, State.SEALED)
+"""States that a relationship is taken over from."""
 
 
 class ReplicationOrders:
@@ -69,6 +73,9 @@ class ReplicationOrders:
         def checked(findings: Sequence[Finding]) -> None:
             job.detail("; ".join(f"{one.subject}: {one.problem} ({one.fix})" for one in findings))
 
+        if isinstance(request, requests.Seal):
+            self._seal(request, job)
+            return
         if len(tasks := _TASKS.get(type(request), ())) == 1:
             job.task(tasks[0])
         answer = Operations(self._books, self._engines, self._clock, checked, job.task).answer(request)
@@ -77,6 +84,20 @@ class ReplicationOrders:
         if answer.findings:
             checked(answer.findings)
         self._keep(request, answer, job)
+
+    def _seal(self, request: requests.Seal, job: Job) -> None:
+        """To its end, as the first half of a planned failover. Killed, it is gone on with from where it was."""
+        left = list(Task)
+
+        def done(task: Task) -> None:
+            left.remove(task)
+            if left:
+                job.task(left[0].value)
+
+        job.expect(task.value for task in left)
+        job.task(left[0].value)
+        Seals(self._books, self._engines).run(request, done)
+        self._keep(request, Done(), job)
 
     def _keep(self, request: Request, done: Done, job: Job) -> None:
         found = self._known(request) if isinstance(request, OfMachine) else None
@@ -89,32 +110,29 @@ class ReplicationOrders:
         """Whether a killed process has done it. Only of requests that cannot simply be put again."""
         if not isinstance(request, OfMachine):
             return False
-        before = facts.get(_BEFORE, "")
         now = self._known(request)
         for kind, done in _DONE.items():
             if isinstance(request, kind):
-                return done(request, before, now)
+                return done(request, facts, now)
         return False
 
     def _known(self, request: OfMachine) -> Relationship | None:
         return next((one for one in self._books.relationships() if one.machine == request.machine), None)
 
 
-def _protected(request: OfMachine, before: str, now: Relationship | None) -> bool:
-    return (
-        isinstance(request, requests.Protect)
-        and now is not None
-        and now.id != before
-        and now.status.state is not State.NEW
-        and now.replica == request.replica
-    )
+def _protected(request: OfMachine, facts: Mapping[str, str], now: Relationship | None) -> bool:
+    if not isinstance(request, requests.Protect) or now is None or now.replica != request.replica:
+        return False
+    # Made since, or taken over since.
+    waited = facts.get(_STATE) in _WAITING and now.status.state not in _WAITING
+    return now.status.state is not State.NEW and (now.id != facts.get(_BEFORE) or waited)
 
 
-def _excluded(request: OfMachine, _before: str, now: Relationship | None) -> bool:
+def _excluded(request: OfMachine, _before: Mapping[str, str], now: Relationship | None) -> bool:
     return isinstance(request, requests.LeaveOut) and now is not None and request.disk in now.excluded
 
 
-def _included(request: OfMachine, _before: str, now: Relationship | None) -> bool:
+def _included(request: OfMachine, _before: Mapping[str, str], now: Relationship | None) -> bool:
     return (
         isinstance(request, requests.TakeIn)
         and now is not None
@@ -123,9 +141,9 @@ def _included(request: OfMachine, _before: str, now: Relationship | None) -> boo
     )
 
 
-_DONE: Final[dict[type[OfMachine], Callable[[OfMachine, str, Relationship | None], bool]]] = {
+_DONE: Final[dict[type[OfMachine], Callable[[OfMachine, Mapping[str, str], Relationship | None], bool]]] = {
     requests.Protect: _protected,
-    requests.Unprotect: lambda _request, before, now: before != "" and now is None,
+    requests.Unprotect: lambda _request, facts, now: facts.get(_BEFORE) != "" and now is None,
     requests.Pause: lambda _request, _before, now: now is not None and now.status.state is State.PAUSED,
     requests.Resume: lambda _request, _before, now: now is not None and now.status.state is not State.PAUSED,
     requests.LeaveOut: _excluded,

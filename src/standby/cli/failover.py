@@ -10,6 +10,8 @@ import typer
 from standby.cli import failover_back, failover_live, results
 from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_planned import planned
+from standby.cli.failover_proof import KeepProof, ProbeLimit, Probes, test_and_prove
+from standby.cli.failover_report import report
 from standby.cli.failover_show import RunDirectory, Yes, kind_of, live_result, root_of, show_live, tell
 from standby.cli.help import Group
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
@@ -18,8 +20,9 @@ from standby.cli.output import Column, Field, Json, fields, print_json, say, std
 from standby.cli.quantities import duration
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
+from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover, live, live_view
+from standby.recovery import failover, live, live_view, proof_probes
 from standby.recovery.failover import FailoverTest, Request
 from standby.recovery.run_directory import FAILOVERS, TESTS
 
@@ -31,6 +34,9 @@ def start_test(
     store: StoreAddress,
     replica: ReplicaName,
     point: PointChoice = "newest",
+    proof: KeepProof = False,
+    probe: Probes = None,
+    probe_limit: ProbeLimit = proof_probes.LIMIT,
     state: State = None,
     no_agent: NoAgent = False,
     boot_limit: BootLimit = 300.0,
@@ -41,6 +47,11 @@ def start_test(
     """Boot a point straight from the store, isolated from every network, beside whatever runs."""
     root = made(root_of(state, TESTS))
     request = Request(store, replica, point, None if no_agent else boot_limit, key_of(key_file, passphrase))
+    if proof:
+        test_and_prove(request, root, probe, probe_limit, json=json)
+        return
+    if probe:
+        raise InvalidRequest("a probe is part of a proof", subject="--probe", hint="add --proof")
     started = failover.start(request, root, QemuHost(), told=None if json else tell)
     _show(started, json)
 
@@ -81,6 +92,9 @@ def show(run: RunDirectory, json: Json = False) -> None:
         _show(failover.look(run, QemuHost()), json)
     else:
         show_live(live_view.look(run, QemuHost()), json)
+
+
+app.command()(report)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from standby.recovery import failback as failing_back
 from standby.recovery import live_view
 from standby.recovery.failback_steps import OldDisk
 from standby.recovery.live_view import refuse_reverse
-from standby.recovery.networks import network_of
+from standby.recovery.networks import network_named
 from standby.recovery.run_directory import FAILOVERS
 from standby.recovery.split_brain import CONFIRM
 from standby.replication.policy import FREQUENCIES
@@ -41,9 +41,10 @@ def reverse(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Protect a committed machine from here into the same replica, in the foreground, until Ctrl-C.
+    """Protect a committed machine from here into the same replica: by the agent, else until Ctrl-C.
 
-    What differs from the newest point is found by hashes; recovery points stay.
+    Where `standby agent run` is at work, it takes the machine on. What differs from the newest point is found by
+    hashes; recovery points stay.
     """
     found = live_view.look(run, QemuHost())
     refuse_reverse(found)
@@ -85,7 +86,7 @@ def failback(
 
     The machine runs on where it is, until `failover complete`. The old disks are not written to.
     """
-    kind, bridge = network_of(network)
+    kind, bridge = network_named(network)
     request = failing_back.Request(
         store,
         replica,

@@ -16,10 +16,10 @@ from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
 from standby.hypervisor.host import Fetched
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failback, live
+from standby.recovery import failback, live, networks
 from standby.recovery import hydrate as hydrating
 from standby.recovery.live import Request
-from standby.recovery.networks import network_of
+from standby.recovery.networks import network_named
 from standby.recovery.run_directory import FAILOVERS
 from standby.recovery.split_brain import CONFIRM
 
@@ -30,6 +30,18 @@ NetworkChoice = Annotated[
         metavar="N",
         help="The machine's cards: `isolated`, `none`, `user` (out through this host) or `bridge=NAME`.",
     ),
+]
+MapChoice = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="SOURCE=N",
+        help="Of the cards on this network of the source, or of the card with this MAC address, as --network. "
+        "May be repeated.",
+    ),
+]
+MacChoice = Annotated[
+    str, typer.Option("--mac", metavar="POLICY", help="`keep` the cards' MAC addresses, or make `new` ones.")
 ]
 NoAgent = Annotated[
     bool, typer.Option("--no-agent", help="The guest has no agent: do not wait for its answer.")
@@ -42,6 +54,8 @@ def unplanned(
     replica: ReplicaName,
     point: PointChoice = "newest",
     network: NetworkChoice = "isolated",
+    mapped: MapChoice = None,
+    mac: MacChoice = "keep",
     source_qmp: Annotated[
         Path | None,
         typer.Option(
@@ -64,7 +78,7 @@ def unplanned(
 
     It can be cancelled or taken to another point until it is committed.
     """
-    kind, bridge = network_of(network)
+    kind, bridge = network_named(network)
     request = Request(
         store,
         replica,
@@ -75,6 +89,7 @@ def unplanned(
         source_qmp,
         source_down,
         key_of(key_file, passphrase),
+        networks.parse(mapped or (), mac),
     )
     root = made(root_of(state, FAILOVERS))
     show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)

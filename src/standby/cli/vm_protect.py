@@ -11,6 +11,7 @@ import typer
 from standby.agent import daemon
 from standby.agent.engines import Engines
 from standby.agent.operations import Operations
+from standby.agent.unchanged import check_unchanged
 from standby.cli.asking import by_agent
 from standby.cli.foreground import stopping
 from standby.cli.machine import AgentSocket, MachineName, NbdSocket
@@ -28,7 +29,7 @@ from standby.cli.protecting import CREATE, Lines, Told
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
 from standby.clock import SystemClock
-from standby.errors import Fenced, InvalidRequest, Recoverable
+from standby.errors import InvalidRequest, Recoverable
 from standby.link.requests import Protect
 from standby.objects.address import open_store
 from standby.replica.documents import Record
@@ -146,7 +147,7 @@ def _in_foreground(folder: Path, request: Protect, *, json: bool) -> None:
                 Operations(books, engines, clock, watch.findings).do(request)
             watch.task_done(CREATE)
         else:
-            _check_unchanged(known, request)
+            check_unchanged(known, request)
             if request.key_file != known.key_file and request.key_file:
                 set_key_file(books, known, open_store(known.store), Path(request.key_file))
             books.set_policy(known.id, request.policy)
@@ -200,48 +201,3 @@ def _newest(request: Protect) -> Record | None:
         return newest_point(open_store(request.store), request.replica)
     except Recoverable:
         return None
-
-
-def _check_unchanged(known: Relationship, request: Protect) -> None:
-    """What was decided when protection was enabled stays; a command that says otherwise is refused."""
-    for what, was, wanted in (
-        ("store", known.store, request.store),
-        ("replica name", known.replica, request.replica),
-        ("spool", known.spool, request.spool or known.spool),
-    ):
-        if was != wanted:
-            raise InvalidRequest(
-                f"it is protected already, with the {what} {was or 'beside each disk'} and not {wanted}",
-                subject=known.machine,
-                hint=f"leave that as it is, or `standby vm unprotect {known.machine}` first",
-            )
-    if request.key_file and not known.wrapped:
-        raise InvalidRequest(
-            "it is protected already, and its replica is not encrypted",
-            subject=known.machine,
-            hint=f"leave the key away; or `standby vm unprotect {known.machine}`, then protect it anew with the key "
-            "and another --replica name",
-        )
-    if left := sorted({disk.id for disk in known.disks} & set(request.excluded)):
-        raise InvalidRequest(
-            f"the disk {left[0]} is protected already",
-            subject=known.machine,
-            hint=f"`standby vm disks {known.machine} --exclude {left[0]}` leaves it out",
-        )
-    if known.status.state is states.State.PAUSED:
-        raise InvalidRequest(
-            "it is paused", subject=known.machine, hint=f"`standby vm resume {known.machine}`, then again"
-        )
-    if known.status.state is states.State.SEALED and not request.take_over:
-        raise InvalidRequest(
-            "it is sealed: the machine was shut down for good, and may run elsewhere",
-            subject=known.machine,
-            hint="if it was failed back and runs here and nowhere else, the same command with --take-over; "
-            f"or `standby vm unprotect {known.machine}`: its replica stays",
-        )
-    if known.status.state is states.State.FENCED and not request.take_over:
-        raise Fenced(
-            known.error or "another agent owns the replica",
-            subject=known.machine,
-            hint="make sure that the machine runs here and nowhere else, then the same command with --take-over",
-        )

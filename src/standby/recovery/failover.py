@@ -66,15 +66,13 @@ class Phase(StrEnum):
 
 class Request(NamedTuple):
     """point: see `ReplicaLog.point`. boot_limit: seconds to wait for the guest agent; None where the machine
-    has none, then nothing is waited for. key: of an encrypted replica. tag: of its run directory, from who asks
-    again after a kill and would go on with what that one began; "" for a new one."""
+    has none, then nothing is waited for. key: of an encrypted replica."""
 
     store: str
     replica: str
     point: str = "newest"
     boot_limit: float | None = 300.0
     key: Key | None = None
-    tag: str = ""
 
 
 class Times(NamedTuple):
@@ -108,23 +106,25 @@ def start(
     *,
     clock: Clock | None = None,
     told: Told | None = None,
+    tag: str = "",
 ) -> FailoverTest:
-    """Start a test failover and return when the guest has booted. root: where run directories are.
+    """Start a test failover and return when the guest has booted. root: where run directories are. tag: the
+    test's, by which whoever gave it finds it again: one that is there already is gone on with; a new one by default.
 
     Raises NotReady with every finding; TestInProgress; what the steps raise. What was begun is then cleaned up,
     except for a machine that started and does not boot (NotBooted): that stays to be looked at.
     """
     clock = clock or SystemClock()
     root = root.resolve()
-    if request.tag and run_directory.is_run(root / request.tag):
-        return _carried(root / request.tag, host, clock, told)
+    if tag and run_directory.is_run(root / tag):
+        return _carried(root / tag, host, clock, told)
     asked = clock.now().timestamp()
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     record = log.point(request.point)
     copy = Copy.of(record, prerequisites.machine_at(record, request.replica))
     order = Order(
-        tag=request.tag or run_directory.new_tag(),
+        tag=tag or run_directory.new_tag(),
         store=log.place.store.url,
         replica=request.replica,
         replica_id=log.head.replica,

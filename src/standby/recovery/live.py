@@ -45,6 +45,7 @@ from standby.recovery.live_steps import (
 )
 from standby.recovery.live_view import RESUME, Failover, look, machine, served, state_of
 from standby.recovery.machine_steps import START
+from standby.recovery.networks import NetworkPlan
 from standby.recovery.run_directory import FileRows
 from standby.recovery.split_brain import failed_over_since
 from standby.recovery.steps import Row, State, Workflow
@@ -76,8 +77,8 @@ class Request(NamedTuple):
     """point: see `ReplicaLog.point`; the newest is decided after the source's log was fenced.
     boot_limit: seconds to wait for the guest agent; None where the machine has none.
     source_qmp: the source machine's control socket, where this host reaches it. confirmed: an operator says
-    that the source is down. key: of an encrypted replica. tag: of its run directory, from who asks again after a
-    kill and would go on with what that one began; "" for a new one."""
+    that the source is down. key: of an encrypted replica. networks: of cards that
+    are not on `network`, and whether cards keep their addresses."""
 
     store: str
     replica: str
@@ -88,7 +89,7 @@ class Request(NamedTuple):
     source_qmp: Path | None = None
     confirmed: bool = False
     key: Key | None = None
-    tag: str = ""
+    networks: NetworkPlan = NetworkPlan()
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -102,20 +103,22 @@ def start(
     *,
     clock: Clock | None = None,
     told: Told | None = None,
+    tag: str = "",
 ) -> Failover:
-    """Fail over and return when the guest has booted. root: where run directories are.
+    """Fail over and return when the guest has booted. root: where run directories are. tag: the failover's, by
+    which whoever gave it finds it again: one that is there already is gone on with; a new one by default.
 
     Raises NotReady with every finding, FailoverInProgress, SourceRuns, SourceUnknown, and what the steps raise.
     What was begun is then taken back, but for the fence and a machine that was started: that stays.
     """
     clock = clock or SystemClock()
     root = root.resolve()
-    if request.tag and run_directory.is_run(root / request.tag):
-        return _carried(root / request.tag, host, clock, told)
+    if tag and run_directory.is_run(root / tag):
+        return _carried(root / tag, host, clock, told)
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     log.point(request.point)
-    tag = request.tag or run_directory.new_tag()
+    tag = tag or run_directory.new_tag()
     machine = next((record.machine for record in reversed(log.records) if record.machine), None)
     order = LiveOrder(
         tag=tag,
@@ -127,6 +130,7 @@ def start(
         bridge=request.bridge,
         source_qmp=str(request.source_qmp.absolute()) if request.source_qmp else "",
         confirmed=request.confirmed,
+        networks=request.networks,
         hold=str(ULID()),
         by=f"failover on {os.uname().nodename}",
         asked=clock.now().timestamp(),

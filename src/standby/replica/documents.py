@@ -54,6 +54,7 @@ class DiskState(msgspec.Struct, frozen=True, kw_only=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `points/` (format.md 4). `at` is RFC 3339 in UTC.
 
+    group: of points of several machines at one instant, the same for all; absent for all others.
     sealed: in an encrypted replica note and machine, which are empty beside it until the key has opened it.
     """
 
@@ -70,6 +71,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     disks: tuple[DiskState, ...] = ()
     machine: MachineDescription | None = None
+    group: str | msgspec.UnsetType = msgspec.UNSET
     sealed: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
@@ -109,8 +111,12 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
         return self.first < seq < self.last
 
 
+KEPT: Final = (1 << 53) - 1
+"""A hold's `since_version` that is later than any: it keeps a point and reads nothing, so no sweep waits for it."""
+
+
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """A reader at work: nothing that point `seq` needs may be deleted. since_version counts head swaps."""
+    """A reader at work: nothing that point `seq` needs may be deleted. since_version counts head swaps, or is KEPT."""
 
     id: str
     seq: int
@@ -183,7 +189,19 @@ def encode(document: Head | Record, cipher: Cipher | None = None) -> bytes:
     body = msgspec.json.encode(document)
     if cipher is not None and isinstance(document, Record):
         body = body[:-1] + b',"mac":"' + cipher.mac(body).encode() + b'"}'
+    return with_sum(body)
+
+
+def with_sum(body: bytes) -> bytes:
+    """A JSON object with its own SHA-256 as the last member (format.md 4.1)."""
     return body[:-1] + b',"sum":"' + hashlib.sha256(body).hexdigest().encode() + b'"}'
+
+
+def checked_sum(stored: bytes, subject: str) -> None:
+    """Raises Damaged unless it ends with its sum, which only documents of the first standby lack."""
+    if stored[-_SUM_LENGTH:-66] != b',"sum":"':
+        raise Damaged("it does not end with its sum", subject=subject)
+    _check_sum(stored, subject)
 
 
 def _hidden(record: Record, cipher: Cipher) -> Record:

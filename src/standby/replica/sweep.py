@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from standby import failpoints
 from standby.errors import Damaged, InvalidRequest
 from standby.objects.base import Conflict, Entry, ObjectMissing, ObjectStore, StoreRefused, Version
-from standby.replica.documents import Head, Merged, Record, decode_record, encode
+from standby.replica import proofs
+from standby.replica.documents import KEPT, Head, Merged, Record, decode_record, encode
 from standby.replica.journal import PARALLEL_READS, Place, ReplicaLog, read_settled
 from standby.replica.plan import needed_logs
 
@@ -22,6 +23,7 @@ _HEAD_SWAPPED = failpoints.declare("sweep.head_swapped")
 _LOG_DELETED = failpoints.declare("sweep.log_deleted")
 _LAYER_DELETED = failpoints.declare("sweep.layer_deleted")
 _RECORD_DELETED = failpoints.declare("sweep.record_deleted")
+_PROOF_DELETED = failpoints.declare("sweep.proof_deleted")
 
 
 class Swept(NamedTuple):
@@ -32,15 +34,17 @@ class Swept(NamedTuple):
     records: int = 0
     bytes: int = 0
     waiting: tuple[str, ...] = ()
+    proofs: int = 0
 
 
 class Unneeded(NamedTuple):
-    """What a sweep deletes. layers only after a swap of the head; records last."""
+    """What a sweep deletes. layers only after a swap of the head; records last. proofs: names of objects."""
 
     logs: tuple[Entry, ...]
     layers: tuple[Entry, ...]
     records: tuple[Entry, ...]
     waiting: tuple[str, ...]
+    proofs: tuple[str, ...] = ()
 
 
 def sweep(store: ObjectStore, name: str, *, dry_run: bool = False) -> Swept:
@@ -66,11 +70,12 @@ def sweep(store: ObjectStore, name: str, *, dry_run: bool = False) -> Swept:
     # A record goes only when its logs have gone: it is what names them.
     records = unneeded.records if len(gone_logs) == len(unneeded.logs) else ()
     gone_records = _delete(store, records, _RECORD_DELETED)
-    wanted = len(unneeded.logs) + len(layers) + len(records)
-    kept = wanted - len(gone_logs) - len(gone_layers) - len(gone_records)
+    gone_proofs = _delete(store, unneeded.proofs, _PROOF_DELETED)
+    wanted = len(unneeded.logs) + len(layers) + len(records) + len(unneeded.proofs)
+    kept = wanted - len(gone_logs) - len(gone_layers) - len(gone_records) - len(gone_proofs)
     if kept:
         waiting.append(f"{kept} objects: the store does not allow to delete them (yet)")
-    return _told(Unneeded(gone_logs, gone_layers, gone_records, ()), tuple(waiting))
+    return _told(Unneeded(gone_logs, gone_layers, gone_records, (), gone_proofs), tuple(waiting))
 
 
 def find_unneeded(log: ReplicaLog) -> Unneeded:
@@ -111,7 +116,13 @@ def find_unneeded(log: ReplicaLog) -> Unneeded:
         for entry in gone
         if (range_of := _range_of(head, _number(place, entry) or 0)) is None or range_of in young
     ]
-    return Unneeded(tuple(free_logs), tuple(orphans), tuple(free_records), tuple(waiting))
+    # A proof goes with its point, never before.
+    free_proofs = [
+        name
+        for seq, name in proofs.entries(place)
+        if head.gone(seq) and ((range_of := _range_of(head, seq)) is None or range_of in young)
+    ]
+    return Unneeded(tuple(free_logs), tuple(orphans), tuple(free_records), tuple(waiting), tuple(free_proofs))
 
 
 def _no_older_hold(head: Head, merged: Merged) -> bool:
@@ -124,7 +135,7 @@ def _range_of(head: Head, seq: int) -> Merged | None:
 
 
 def _readers(head: Head) -> str:
-    return "in use by " + ", ".join(sorted({hold.by for hold in head.holds}))
+    return "in use by " + ", ".join(sorted({hold.by for hold in head.holds if hold.since_version != KEPT}))
 
 
 def _number(place: Place, entry: Entry) -> int | None:
@@ -160,12 +171,15 @@ def _swapped(place: Place, head: Head, version: Version) -> bool:
     return not isinstance(place.store.swap(place.head, encode(changed), version), Conflict)
 
 
-def _delete(store: ObjectStore, entries: Iterable[Entry], after: failpoints.Failpoint) -> tuple[Entry, ...]:
+_Named = TypeVar("_Named", Entry, str)
+
+
+def _delete(store: ObjectStore, entries: Iterable[_Named], after: failpoints.Failpoint) -> tuple[_Named, ...]:
     """Those that could be deleted. An immutable object is left for a later sweep."""
 
-    def one(entry: Entry) -> Entry | None:
+    def one(entry: _Named) -> _Named | None:
         try:
-            store.delete(entry.name)
+            store.delete(entry if isinstance(entry, str) else entry.name)
         except StoreRefused:
             return None
         after.reach()
@@ -177,4 +191,4 @@ def _delete(store: ObjectStore, entries: Iterable[Entry], after: failpoints.Fail
 
 def _told(gone: Unneeded, waiting: tuple[str, ...]) -> Swept:
     size = sum(entry.size for entry in (*gone.logs, *gone.layers))
-    return Swept(len(gone.logs), len(gone.layers), len(gone.records), size, waiting)
+    return Swept(len(gone.logs), len(gone.layers), len(gone.records), size, waiting, len(gone.proofs))

@@ -82,7 +82,8 @@ class Facts:
     before_pause: the state that was paused. newest_point: the instant of the newest committed point.
     last_sync: when a record was last committed. statistics: of the running interval. disks: those that must
     be compared. scanned: share of a running scan that is done. forecasts: sentences about limits that come
-    near. agent: an agent is at work.
+    near. suspicious: of the newest points, a sentence if they look as if somebody encrypted the disks. agent: an
+    agent is at work.
     """
 
     state: State
@@ -94,6 +95,7 @@ class Facts:
     disks: Mapping[str, Compared] = field(default_factory=dict)
     scanned: float | None = None
     forecasts: tuple[str, ...] = ()
+    suspicious: str = ""
     agent: bool = True
 
 
@@ -120,6 +122,7 @@ def health(facts: Facts, now: datetime, tz: tzinfo) -> Health:
         *_of_times(facts, now, tz),
         *_of_statistics(facts),
         *(Reason(Level.WARNING, text) for text in facts.forecasts),
+        *_of_changes(facts),
     ]
     # Stable: reasons of one level stay in the order above.
     reasons = tuple(sorted(found, key=lambda reason: -reason.level))
@@ -227,6 +230,13 @@ def _of_statistics(facts: Facts) -> list[Reason]:
         text = f"A point is committed {average} after its instant on average; the limit is 5 min."
         found.append(Reason(Level.WARNING, text))
     return found
+
+
+def _of_changes(facts: Facts) -> list[Reason]:
+    if not facts.suspicious:
+        return []
+    action = "see what the guest writes; if that is not meant, recover with --point newest-unflagged"
+    return [Reason(Level.WARNING, facts.suspicious, action)]
 
 
 def _rpo(facts: Facts, now: datetime) -> float | None:

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from standby import failpoints
 from standby.clock import Clock
 from standby.errors import Damaged
@@ -169,6 +171,7 @@ class Target:
                 consistency=entry.consistency,
                 note=entry.note,
                 machine=entry.machine,
+                group=entry.group or msgspec.UNSET,
             )
         )
         _COMMITTED.reach()
