@@ -115,6 +115,15 @@ def test_a_storage_daemon_without_a_socket_for_us_is_told_what_to_add(folder, bo
     assert "--monitor chardev=standby" in seen.problem
 
 
+def test_two_machines_of_one_name_are_two(folder, books, proc):
+    proc.process(7, "qemu-system-x86_64", "-name", "web")
+    proc.process(
+        8, "qemu-system-x86_64", "-name", "web", "-qmp", f"unix:{folder / 's' / 'web.qmp'},server=on"
+    )
+    seen = QemuInventory(books, CLOCK, folder / "s", proc.path).machines()
+    assert [(one.name, one.connection is None) for one in seen] == [("web", False), ("web (process 7)", True)]
+
+
 @pytest.mark.slow
 def test_a_real_daemon_is_found_by_its_socket_and_asked_once(folder, books):
     path = folder / "s" / "disks.qmp"

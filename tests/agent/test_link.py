@@ -41,6 +41,8 @@ from tests.cli.conftest import standby
 from tests.hypervisor.processes import wait_for as wait_for_it
 from tests.support.tls import tls_front
 
+pytestmark = pytest.mark.slow
+
 CLOCK = SystemClock()
 BEAT = Heartbeat(instance="i", version="0", time="2026-11-24T00:00:00Z")
 

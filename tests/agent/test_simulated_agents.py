@@ -16,6 +16,8 @@ from tests.agent.stand_in_vault import StandInVault
 from tests.hypervisor.processes import wait_for
 from tests.vault.simulated_agents import Fleet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def vault():

@@ -78,11 +78,18 @@ class QemuInventory:
                 taken.add(process.key)
             seen.append(self._protected(relationship, process))
         self._asked = {one.key: self._asked[one.key] for one in found if one.key in self._asked}
-        seen += [
-            self._unprotected(one)
+        names = {one.name for one in seen}
+        others = [
+            (self._unprotected(one), one.key)
             for one in found
             if one.key not in taken and not one.said.name.startswith(_RECOVERED)
         ]
+        # Of two with one name, whoever can be protected has it.
+        for one, key in sorted(others, key=lambda other: other[0].connection is None):
+            if one.name in names:
+                one = msgspec.structs.replace(one, name=f"{one.name} (process {key.split()[0]})")
+            names.add(one.name)
+            seen.append(one)
         return sorted(seen, key=lambda one: one.name)
 
     def _processes(self) -> Iterator[Found]:
