@@ -46,7 +46,7 @@ class Parts(NamedTuple):
 
 
 class Engines:
-    """Thread-safe. observer: makes one for a machine."""
+    """Thread-safe. observer: makes one for a machine. asking: held while a request is carried out."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Engines:
         self._books = books
         self._clock = clock
         self._observer = observer
+        self.asking = threading.Lock()
         self._lock = threading.RLock()
         self._engines: dict[str, Engine] = {}
         self._lent: set[str] = set()
@@ -180,6 +181,10 @@ class Engines:
             if address not in self._stores:
                 self._stores[address] = open_store(address)
             return self._stores[address]
+
+    def limited(self, address: str) -> ObjectStore:
+        """For what is beside replication: what it sends counts against the host's rate."""
+        return Limited(self.store(address), self._host)
 
     def throttle(self) -> None:
         """Let the rates of the host and of each machine be what their schedules say now. At once, also for

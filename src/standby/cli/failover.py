@@ -12,17 +12,7 @@ from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_planned import planned
 from standby.cli.failover_proof import KeepProof, ProbeLimit, Probes, test_and_prove
 from standby.cli.failover_report import report
-from standby.cli.failover_show import (
-    FAILOVERS,
-    TESTS,
-    RunDirectory,
-    Yes,
-    kind_of,
-    live_result,
-    root_of,
-    show_live,
-    tell,
-)
+from standby.cli.failover_show import RunDirectory, Yes, kind_of, live_result, root_of, show_live, tell
 from standby.cli.help import Group
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.machine import show_findings
@@ -34,6 +24,7 @@ from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
 from standby.recovery import failover, live, live_view, proof_probes
 from standby.recovery.failover import FailoverTest, Request
+from standby.recovery.run_directory import FAILOVERS, TESTS
 
 app = typer.Typer(cls=Group)
 

@@ -9,16 +9,7 @@ import typer
 from rich.progress import TaskID
 
 from standby.cli import results
-from standby.cli.failover_show import (
-    FAILOVERS,
-    RunDirectory,
-    Yes,
-    confirmed,
-    kind_of,
-    root_of,
-    show_live,
-    tell,
-)
+from standby.cli.failover_show import RunDirectory, Yes, confirmed, kind_of, root_of, show_live, tell
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, print_json, progress, say, stderr, stdout
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
@@ -29,6 +20,7 @@ from standby.recovery import failback, live, networks
 from standby.recovery import hydrate as hydrating
 from standby.recovery.live import Request
 from standby.recovery.networks import network_named
+from standby.recovery.run_directory import FAILOVERS
 from standby.recovery.split_brain import CONFIRM
 
 NetworkChoice = Annotated[

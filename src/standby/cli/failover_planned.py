@@ -11,7 +11,7 @@ import typer
 
 from standby.cli import results
 from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent
-from standby.cli.failover_show import FAILOVERS, root_of, show_live, tell
+from standby.cli.failover_show import root_of, show_live, tell
 from standby.cli.machine import AgentSocket, MachineName, NbdSocket, connection_of
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.reading import newest_point
@@ -23,6 +23,7 @@ from standby.objects.address import open_store
 from standby.recovery import live
 from standby.recovery.live import Request
 from standby.recovery.networks import network_named
+from standby.recovery.run_directory import FAILOVERS
 from standby.replica.documents import Record
 from standby.replica.keys import remembered
 from standby.replication.books import Books, find

@@ -362,6 +362,23 @@ class Vm(msgspec.Struct, kw_only=True):
     disks: tuple[VmDisk, ...]
 
 
+class AgentShown(msgspec.Struct, kw_only=True):
+    """running: an agent has this state directory. vault: "" where the host belongs to none. answered: when the vault
+    last answered a heartbeat. problem: why it did not answer the last one. skew: seconds by which the vault's clock is
+    ahead."""
+
+    running: bool
+    vault: str
+    host: str
+    name: str
+    site: str
+    token_expires: str
+    answered: str
+    problem: str
+    failures: int
+    skew: float
+
+
 class Unprotected(msgspec.Struct, kw_only=True):
     """dropped: points that were queued and never reached the store."""
 

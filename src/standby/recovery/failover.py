@@ -109,12 +109,15 @@ def start(
     tag: str = "",
 ) -> FailoverTest:
     """Start a test failover and return when the guest has booted. root: where run directories are. tag: the
-    test's, by which whoever gave it finds it again; a new one by default.
+    test's, by which whoever gave it finds it again: one that is there already is gone on with; a new one by default.
 
     Raises NotReady with every finding; TestInProgress; what the steps raise. What was begun is then cleaned up,
     except for a machine that started and does not boot (NotBooted): that stays to be looked at.
     """
     clock = clock or SystemClock()
+    root = root.resolve()
+    if tag and run_directory.is_run(root / tag):
+        return _carried(root / tag, host, clock, told)
     asked = clock.now().timestamp()
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
@@ -133,11 +136,15 @@ def start(
         asked=asked,
         boot_limit=request.boot_limit,
     )
-    root = root.resolve()
     with run_directory.root_lock(root):
         _refuse_second(root, log.head.replica, request.replica)
         journal = Work(root / order.tag, order, host, clock).journal()
         run = run_directory.make(root, order.tag, order, journal, cipher)
+    return _carried(run, host, clock, told)
+
+
+def _carried(run: Path, host: RecoveryHost, clock: Clock, told: Told | None) -> FailoverTest:
+    """To its end; what was begun is taken back where it fails."""
     try:
         return resume(run, host, clock=clock, told=told)
     except NotBooted as error:

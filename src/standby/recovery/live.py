@@ -106,12 +106,15 @@ def start(
     tag: str = "",
 ) -> Failover:
     """Fail over and return when the guest has booted. root: where run directories are. tag: the failover's, by
-    which whoever gave it finds it again; a new one by default.
+    which whoever gave it finds it again: one that is there already is gone on with; a new one by default.
 
     Raises NotReady with every finding, FailoverInProgress, SourceRuns, SourceUnknown, and what the steps raise.
     What was begun is then taken back, but for the fence and a machine that was started: that stays.
     """
     clock = clock or SystemClock()
+    root = root.resolve()
+    if tag and run_directory.is_run(root / tag):
+        return _carried(root / tag, host, clock, told)
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     log.point(request.point)
@@ -133,11 +136,15 @@ def start(
         asked=clock.now().timestamp(),
         boot_limit=request.boot_limit,
     )
-    root = root.resolve()
     with run_directory.root_lock(root):
         refuse_second(root, log.head.replica, order.machine)
         journal = Work(root / tag, order, host, clock).journal()
         run = run_directory.make(root, tag, order, journal, cipher, {WISH: Wish(request.point)})
+    return _carried(run, host, clock, told)
+
+
+def _carried(run: Path, host: RecoveryHost, clock: Clock, told: Told | None) -> Failover:
+    """To its end; what was begun before the machine started is taken back where it fails."""
     try:
         return resume(run, host, clock=clock, told=told)
     except NotBooted as error:

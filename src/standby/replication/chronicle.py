@@ -39,7 +39,11 @@ class Chronicle(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(books: Books, relationship: Relationship, now: datetime, tz: tzinfo) -> Chronicle:
     """What the books have; an empty one if there is none yet."""
-    body = books.statistics(relationship.id)
+    return decoded(books.statistics(relationship.id), relationship, now, tz)
+
+
+def decoded(body: bytes, relationship: Relationship, now: datetime, tz: tzinfo) -> Chronicle:
+    """What `Books.statistics` gave; an empty one for b""."""
     if not body:
         return Chronicle(history=statistics.begin(now, relationship.policy.monitoring, tz))
     return msgspec.json.decode(body, type=Chronicle)

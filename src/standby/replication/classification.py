@@ -359,6 +359,38 @@ TABLE: Final[dict[str, Row]] = {
         _REFUSED, "a plan's program may not be run", "correct it; then `standby plan continue`"
     ),
     "recovery.steps.CleanUpBegun": Row(_REFUSED, "the recovery is being undone", "finish the clean-up"),
+    "agent.link_client.VaultUnreachable": Row(
+        _RETRY, "the vault cannot be reached", "nothing: replication goes on and all is told once it is back"
+    ),
+    "agent.link_client.VaultNotTrusted": Row(
+        _CRITICAL, "the vault's certificate is not to be trusted", "register with a new key; see both clocks"
+    ),
+    "agent.link_client.TokenRefused": Row(
+        _CRITICAL, "the vault does not accept this host", "register with a new key; replication goes on"
+    ),
+    "agent.link_client.VaultRefused": Row(
+        _REFUSED, "the vault refuses what it was asked", "what the message says"
+    ),
+    "agent.link_client.AddressInvalid": Row(
+        _REFUSED, "the vault's address cannot be used", "https, or http on this very host"
+    ),
+    "agent.link_state.StateUnwritable": Row(
+        _RETRY, "what is kept of the vault cannot be written", "make room in the agent's state directory"
+    ),
+    "agent.link_state.MembershipDamaged": Row(
+        _CRITICAL, "what is kept of the vault cannot be read", "leave, and register with a new key"
+    ),
+    "agent.link_state.KeyFileInvalid": Row(_REFUSED, "a file is no vault key", "download a new one"),
+    "agent.ledger.LedgerUnwritable": Row(
+        _RETRY, "the ledger of orders cannot be written", "make room in the agent's state directory"
+    ),
+    "agent.ledger.LedgerDamaged": Row(
+        _CRITICAL, "the ledger of orders is damaged", "what the message says; replication goes on"
+    ),
+    "agent.job.OrderCancelled": Row(_REFUSED, "an order was cancelled", "nothing; it was taken back"),
+    "agent.recovery_orders.InterruptedTakenBack": Row(
+        _RETRY, "a failed order was taken back across a restart", "start it again"
+    ),
     "demo.content.NoContent": Row(_CRITICAL, "no files for the demo's data disk", "what the message says"),
     "demo.guest.GuestFailed": Row(_CRITICAL, "a command in the demo's guest failed", "report it"),
     "demo.guest.ContentDamaged": Row(_CRITICAL, "files of the demo are not as they were", "report it"),

@@ -104,9 +104,9 @@ class Target:
             self._books.set_taking_over(self._id, False)
         nonce = writer.newest.nonce if writer.newest else ""
         queue = self._books.queue(self._id)
-        if queue and nonce == queue[0].nonce:
+        if queue and writer.newest and nonce == queue[0].nonce:
             # The commit of the head of the queue had won, and its answer was lost with the agent.
-            self._forget(queue[0])
+            self._forget(queue[0], writer.newest)
         elif nonce != relationship.committed:
             self._books.diverged(self._id, nonce, Reason.DIVERGED.value)
             self._writer = writer
@@ -153,7 +153,7 @@ class Target:
             raise AssertionError("attach() comes first")
         if (newest := self._writer.newest) and newest.nonce == entry.nonce:
             # It is committed, and the books could not be told.
-            self._forget(entry)
+            self._forget(entry, newest)
             return newest
         try:
             states = self._uploaded(self._writer, entry)
@@ -175,7 +175,7 @@ class Target:
             )
         )
         _COMMITTED.reach()
-        self._forget(entry)
+        self._forget(entry, record)
         return record
 
     def _uploaded(self, writer: Writer, entry: Entry) -> tuple[DiskState, ...]:
@@ -196,10 +196,10 @@ class Target:
         """Forget the attachment: the next one takes a new epoch."""
         self._writer = None
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: Entry, record: Record) -> None:
         """W4."""
         with self._books.learning:
-            self._books.shipped(self._id, entry, self._clock.now().isoformat())
+            self._books.shipped(self._id, entry, self._clock.now().isoformat(), record.seq)
         _NOTED.reach()
         for disk in entry.disks:
             for log in disk.logs:
