@@ -37,7 +37,16 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
     ],
 )
 def test_what_is_due(state, hours, scrub_days, last, wanted):
-    assert due(NOW, state, NOW - timedelta(hours=hours), scrub_days, last) == wanted
+    found = due(NOW, state, NOW - timedelta(hours=hours), last, scrub_days=scrub_days)
+    assert found == wanted
+
+
+def test_a_boot_proof_is_due_after_its_days():
+    since = NOW - timedelta(days=3)
+    last = Last(NOW, NOW, None)
+    assert due(NOW, "protected", since, last, prove_days=4) == ()
+    assert due(NOW, "protected", since, last, prove_days=3) == ("prove",)
+    assert due(NOW, "protected", since, last._replace(prove=NOW), prove_days=1) == ()
 
 
 @pytest.fixture

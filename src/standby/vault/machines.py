@@ -182,10 +182,14 @@ def possible(relationship: Relationship | None, runs: Sequence[RunStanding]) -> 
         if relationship.newest is not None:
             found.append("test-failover")
             if not any(run.kind == "failover" for run in runs):
-                found.append("failover")
+                found += (
+                    ["failover"]
+                    if state in ("fenced", "sealed", UNATTENDED)
+                    else ["failover", "planned-failover"]
+                )
         found += ["cancel-resync"] if state == "resynchronizing" else []
         if state != UNATTENDED:
-            found += ["retention", "scrub"] if relationship.newest is not None else []
+            found += ["retention", "scrub", "prove"] if relationship.newest is not None else []
             found.append("disable-protection")
     for run in runs:
         if run.kind == "test":
@@ -419,9 +423,10 @@ def _order(sort: str, descending: bool) -> list[ColumnElement[Any]]:
         "host": [func.lower(Host.name)],
         "state": [func.coalesce(Relationship.state, "~")],
         "health": [func.coalesce(-Relationship.level, 1)],
-        "rpo": [func.coalesce(-Relationship.rpo, 1.0)],
+        # The oldest newest point first. By the instant: what a silent agent reported last gets older all the same.
+        "rpo": [Relationship.newest.expression, -Relationship.rpo],
     }
-    return [one.desc() if descending else one.asc() for one in columns[sort]]
+    return [(one.desc() if descending else one.asc()).nulls_last() for one in columns[sort]]
 
 
 def _active(session: Session, machines: Sequence[str]) -> dict[str, Job]:

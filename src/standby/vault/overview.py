@@ -78,7 +78,10 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
             select(Machine, Relationship)
             .join(Relationship, Relationship.machine == Machine.id)
             .where(~Relationship.ended, ~Relationship.superseded)
-            .order_by(func.coalesce(-Relationship.rpo, -1e18), Machine.name)
+            # By the instant: what a silent agent reported last gets older all the same.
+            .order_by(
+                Relationship.newest.asc().nulls_last(), Relationship.rpo.desc().nulls_last(), Machine.name
+            )
             .limit(most)
         ).all()
         late = overdue(session, now)

@@ -42,22 +42,23 @@ def add(
     actor: Actor,
     kind: str,
     subject: planning.Subject,
-    machine: Machine,
+    machine: Machine | None,
     params: planning.Params,
     *,
-    parent: str | None = None,
     once: str = "",
 ) -> Job:
-    """A new job, not yet given to anybody. Raises Conflict, as where another one acts on the machine."""
+    """A new job, not yet given to anybody. machine: None of a job about something else.
+
+    Raises Conflict, as where another one acts on the machine.
+    """
     parts = planning.parts(kind, subject, params)
     job = Job(
         id=vault.new_id(),
         kind=kind,
         state=JobState.QUEUED,
-        machine=machine.id,
+        machine=machine.id if machine else None,
         host=parts[0].host,
-        subject=machine.name,
-        parent=parent,
+        subject=subject.machine,
         params=dict(params),
         parts=planning.encoded(parts),
         part=0,
@@ -74,11 +75,12 @@ def add(
     except IntegrityError as error:
         raise Conflict(
             "another job is under way with it",
-            subject=machine.name,
+            subject=subject.machine,
             hint="wait for its end, or cancel it (`standby job list` shows it)",
         ) from error
-    for ordinal, name in enumerate(KINDS[kind].tasks):
-        session.add(Task(job=job.id, part=0, ordinal=ordinal, name=name, state=TaskState.PENDING))
+    for part, names in enumerate((KINDS[kind].tasks, KINDS[kind].second)):
+        for ordinal, name in enumerate(names):
+            session.add(Task(job=job.id, part=part, ordinal=ordinal, name=name, state=TaskState.PENDING))
     session.flush()
     _TAKEN_IN.reach()
     return job
@@ -126,7 +128,7 @@ def report(
     for work in told:
         job = session.scalars(select(Job).where(Job.id == work.job).with_for_update()).one_or_none()
         ended = work.state is not WorkState.IN_PROGRESS
-        if job is None or job.host != host.id or job.lease != work.lease or job.ended is not None:
+        if job is None or job.host != host.id or job.lease != work.lease or not _under_way(job):
             # Of a part that ended, or was given up: the host need not tell it any more.
             if ended:
                 taken.append(work.job)
@@ -143,10 +145,25 @@ def report(
             cancel.append(job.id)
         if step.part != job.part:
             _next_part(session, job, step.part)
+        elif step.state is JobState.WAITING:
+            job.state, job.waiting, job.held = JobState.WAITING, work.waiting, None
+            add_event(
+                vault,
+                session,
+                Severity.WARNING,
+                "job-waiting",
+                job.subject,
+                f"{KINDS[job.kind].title} waits for somebody: {work.waiting}",
+                machine=job.machine,
+            )
         elif step.state.ended:
             _end(vault, session, job, step.state, work.error)
         _REPORTED.reach()
     return taken, cancel
+
+
+def _under_way(job: Job) -> bool:
+    return job.ended is None and job.state == JobState.IN_PROGRESS
 
 
 def expire(vault: Vault, session: Session) -> list[Job]:
@@ -209,6 +226,7 @@ def act(vault: Vault, actor: Actor, job_id: str, action: Action) -> Job:
             return job
         if action is Action.CONTINUE:
             job.state, job.waiting = JobState.QUEUED, ""
+            job.parts = planning.answered(job.parts, job.part)
             return job
         return _again(vault, session, actor, job)
 
@@ -222,7 +240,6 @@ def _again(vault: Vault, session: Session, actor: Actor, job: Job) -> Job:
         machine=job.machine,
         host=job.host,
         subject=job.subject,
-        parent=job.parent,
         params=job.params,
         parts=job.parts,
         part=job.part,
@@ -263,7 +280,7 @@ def _next_part(session: Session, job: Job, part: int) -> None:
 def _end(vault: Vault, session: Session, job: Job, state: JobState, error: Refused | None) -> None:
     job.state, job.ended, job.held = state, vault.clock.now(), None
     job.error = msgspec.to_builtins(error) if error else None
-    if job.kind == "test-failover" and state is JobState.SUCCEEDED:
+    if job.kind in ("test-failover", "prove") and state is JobState.SUCCEEDED:
         for row in session.scalars(
             select(Relationship).where(Relationship.machine == job.machine, Relationship.ended.is_(False))
         ):

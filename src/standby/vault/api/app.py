@@ -18,6 +18,7 @@ from standby.vault.api import (
     jobs,
     machines,
     metrics,
+    plans,
     policies,
     problem,
     users,
@@ -52,6 +53,7 @@ def create_app(vault: Vault, *, url: str = "", authority: str = "", ticking: boo
     problem.install(app)
     for router in (
         machines.router,
+        plans.router,
         jobs.router,
         policies.router,
         infrastructure.router,

@@ -92,6 +92,7 @@ class Policy(Given):
     drill_days: int
     keep: list[str]
     scrub_days: int
+    prove_days: int
     revision: int
     created: datetime
 
@@ -102,6 +103,7 @@ class NewPolicy(Taken):
     drill_days: int = Field(90, ge=0, le=3650)
     keep: list[str] = Field(default_factory=list, description="Tiers of retention, as 1h:3d and 1d:30d.")
     scrub_days: int = Field(7, ge=0, le=3650)
+    prove_days: int = Field(0, ge=0, le=3650, description="Days between two boot proofs, 0 for none.")
 
 
 class PolicyChange(Taken):
@@ -109,6 +111,7 @@ class PolicyChange(Taken):
     drill_days: int | None = Field(None, ge=0, le=3650)
     keep: list[str] | None = None
     scrub_days: int | None = Field(None, ge=0, le=3650)
+    prove_days: int | None = Field(None, ge=0, le=3650)
 
 
 class PolicySpread(Given):
@@ -116,6 +119,32 @@ class PolicySpread(Given):
 
     policy: Policy
     jobs: int
+
+
+class Plan(Given):
+    """document: TOML. host: that runs its machines."""
+
+    id: str
+    name: str
+    document: str
+    host: str
+    created: datetime
+    changed: datetime
+
+
+class NewPlan(Taken):
+    """Its name is the document's. A plan of this name is replaced."""
+
+    document: str = Field(min_length=1, max_length=200_000, description="TOML, as docs/plans.md has it.")
+    host: str = Field(max_length=200, description="The host that runs its machines: id or name.")
+
+
+class NewRun(Taken):
+    """kind: test, unplanned or planned. confirm: the plan's name, unless it is a test."""
+
+    kind: str = Field(max_length=20)
+    confirm: str = Field("", max_length=200)
+    source_down: bool = Field(False, description="A person made sure that the source machines are off.")
 
 
 class MachineRow(Given):
