@@ -14,6 +14,8 @@ from ulid import ULID
 
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
+from standby.hypervisor.base import Hypervisor
+from standby.hypervisor.libvirt_host import LibvirtHypervisor
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
@@ -40,7 +42,7 @@ class Parts(NamedTuple):
     engine: Engine
     source: Source
     target: Target
-    hypervisor: QemuHypervisor
+    hypervisor: Hypervisor
 
 
 class Engines:
@@ -90,7 +92,7 @@ class Engines:
             return
         if relationship.connection is None:
             log.error(
-                "%s: it is not known how the machine is reached: `standby vm connect %s --qmp SOCKET`",
+                "%s: it is not known how the machine is reached: `standby vm connect %s --qmp SOCKET` (or --libvirt)",
                 relationship.machine,
                 relationship.machine,
             )
@@ -238,8 +240,10 @@ class Engines:
         return Limited(Limited(self.store(relationship.store), self._host), throttle)
 
 
-def reach(machine: str, connection: Connection) -> QemuHypervisor:
+def reach(machine: str, connection: Connection) -> Hypervisor:
     """The hypervisor of one machine."""
+    if connection.libvirt:
+        return LibvirtHypervisor(connection.libvirt)
     reached = QemuMachine(
         qmp=Path(connection.qmp),
         agent=Path(connection.agent) if connection.agent else None,

@@ -547,6 +547,33 @@ class Scrubbed(msgspec.Struct, kw_only=True):
     unproved: str = ""
 
 
+class LoggedIn(msgspec.Struct, kw_only=True):
+    """expires: of the token, "" where that is not known. file: where it is kept."""
+
+    vault: str
+    user: str
+    role: str
+    expires: str
+    file: str
+
+
+class CheckStage(msgspec.Struct, kw_only=True):
+    """result: passed, failed or skipped (it cannot be tried from here)."""
+
+    stage: str
+    result: str
+    seconds: float
+    detail: str
+
+
+class Check(msgspec.Struct, kw_only=True):
+    """Of `standby check`. passed: no stage failed."""
+
+    machine: str
+    passed: bool
+    stages: tuple[CheckStage, ...]
+
+
 class BisectStep(msgspec.Struct, kw_only=True):
     point: int
     verdict: str

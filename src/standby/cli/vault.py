@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from standby.cli.foreground import stopping
-from standby.cli.help import Group
+from standby.cli.help import lone
 from standby.cli.output import Column, Json, print_json, say, stderr, stdout, table
 from standby.cli.quantities import age, instant
 from standby.cli.reading import StoreAddress
@@ -32,7 +32,7 @@ from standby.vault.database import Database
 from standby.vault.server import Server, address_of
 from standby.vault.tls import identity
 
-app = typer.Typer(cls=Group)
+app = lone()
 
 Folder = Annotated[
     Path | None,

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.text import Text
 
 from standby.cli import results
@@ -15,6 +17,8 @@ from standby.cli.output import Column, Field, Json, fields, print_json, say, std
 from standby.cli.quantities import age, counted, duration, instant, local, size, zone
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of
+from standby.cli.vault_login import Local, asked
+from standby.cli.vm_where import only_in_a_vault, through_vault
 from standby.errors import StandbyError
 from standby.objects.address import open_store
 from standby.replication import chronicle, resync, statistics
@@ -30,8 +34,19 @@ _STYLES = {Level.CRITICAL: "red", Level.WARNING: "yellow", Level.NORMAL: "green"
 _SHADES = " .:-=+*#%@"
 
 
-def list_machines(state: State = None, json: Json = False) -> None:
-    """List the machines that are protected here, with their health."""
+def list_machines(
+    unprotected: Annotated[
+        bool, typer.Option("--unprotected", help="Only those that are not protected; of a vault.")
+    ] = False,
+    local: Local = False,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """List machines with their health: those that are protected here, or a vault's."""
+    if asked(state, local):
+        through_vault().list_machines(unprotected=unprotected, json=json)
+        return
+    only_in_a_vault("--unprotected", unprotected)
     with _reading(folder_of(state)) as books:
         found = [vm_of(books, one, ask_store=False) for one in books.relationships()]
     if json:
@@ -42,8 +57,11 @@ def list_machines(state: State = None, json: Json = False) -> None:
         _print_list(found)
 
 
-def show(machine: MachineName, state: State = None, json: Json = False) -> None:
+def show(machine: MachineName, local: Local = False, state: State = None, json: Json = False) -> None:
     """Show a protected machine: health and why, points, queue, errors, disks."""
+    if asked(state, local):
+        through_vault().show(machine, json=json)
+        return
     with _reading(folder_of(state)) as books:
         vm = vm_of(books, find(books, machine))
     if json:

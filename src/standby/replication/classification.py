@@ -154,7 +154,7 @@ TABLE: Final[dict[str, Row]] = {
     "hypervisor.exports.NbdServerTaken": Row(
         _CYCLE, "the machine's process serves NBD for somebody else", "end that, or name its address"
     ),
-    "hypervisor.qmp.QmpError": Row(_CYCLE, "QEMU refused a command", "what QEMU's message says"),
+    "hypervisor.monitor.QmpError": Row(_CYCLE, "QEMU refused a command", "what QEMU's message says"),
     "hypervisor.qmp.ControlSocketBusy": Row(
         _CYCLE, "another client holds the control socket", "give standby a socket of its own"
     ),

@@ -91,6 +91,8 @@ def new_policy(
             name=name,
             body=kept,
             drill_days=drill_days,
+            keep=list(keep),
+            scrub_days=scrub_days,
             revision=1,
             created=vault.clock.now(),
         )

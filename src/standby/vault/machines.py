@@ -15,7 +15,7 @@ from standby.link.messages import RunStanding, Seen, Standing
 from standby.vault import planning, queue
 from standby.vault.core import Actor, Vault
 from standby.vault.errors import Conflict, NotFound
-from standby.vault.jobs import KINDS, Action, JobState, allowed
+from standby.vault.jobs import KINDS, Action, JobState, Kind, allowed
 from standby.vault.schema import (
     Event,
     Host,
@@ -222,6 +222,26 @@ def begin(
         raise InvalidRequest(f"there is no job {kind!r}", subject=key, hint=f"choose one of {kinds}")
     if once and (known := _begun(vault, actor, key, kind, once)):
         return known
+    try:
+        return _begin(vault, actor, key, spec, kind, params, confirm=confirm, once=once)
+    except Conflict:
+        # The same call, sent again while the first was still under way, was in its own way.
+        if once and (known := _begun(vault, actor, key, kind, once)):
+            return known
+        raise
+
+
+def _begin(
+    vault: Vault,
+    actor: Actor,
+    key: str,
+    spec: Kind,
+    kind: str,
+    params: planning.Params,
+    *,
+    confirm: str,
+    once: str,
+) -> Job:
     told = {name: value for name, value in params.items() if name != "policy"}
     with vault.audited(actor, spec.title, key, dict(told)) as transaction:
         actor.must(spec.role, f"{spec.title} of {key}")
@@ -244,15 +264,9 @@ def begin(
 def _begun(vault: Vault, actor: Actor, key: str, kind: str, once: str) -> Job | None:
     """The job that this idempotency key began. Raises Conflict if that was another call."""
     with vault.session() as session:
-        job = session.scalar(select(Job).where(Job.by == actor.name, Job.once == once))
-        if job is None:
-            return None
-        if job.kind != kind or job.machine != find_machine(session, key).id:
-            raise Conflict(
-                "this idempotency key was used for another call",
-                subject=once,
-                hint="use a new key for each thing that is to be done once",
-            )
+        job = queue.begun(session, actor, once)
+        if job and (job.kind != kind or job.machine != find_machine(session, key).id):
+            raise queue.reused(once)
         return job
 
 

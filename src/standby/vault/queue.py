@@ -202,14 +202,26 @@ def expire(vault: Vault, session: Session) -> list[Job]:
     return given_back
 
 
-def act(vault: Vault, actor: Actor, job_id: str, action: Action) -> Job:
-    """Cancel, restart or continue. Returns the job, or the new one of a restart. Raises NotFound, Conflict."""
+def begun(session: Session, actor: Actor, once: str) -> Job | None:
+    """The job that a call of this actor with this idempotency key began."""
+    return session.scalar(select(Job).where(Job.by == actor.name, Job.once == once)) if once else None
+
+
+def act(vault: Vault, actor: Actor, job_id: str, action: Action, *, once: str = "") -> Job:
+    """Cancel, restart or continue. Returns the job, or the new one of a restart. Raises NotFound, Conflict.
+
+    once: an idempotency key of a restart: the same call again gives the job that the first one began.
+    """
     with vault.audited(actor, f"job {action}", job_id) as session:
         job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
         if job is None:
             raise NotFound("there is no such job", subject=job_id, hint="`standby job list` lists them")
         kind = KINDS[job.kind]
         actor.must(kind.role, f"{action} of job {kind.title}")
+        if action is Action.RESTART and (known := begun(session, actor, once)):
+            if (known.kind, known.machine) != (job.kind, job.machine):
+                raise reused(once)
+            return known
         state = JobState(job.state)
         if action not in allowed(job.kind, state, cancelling=job.cancel):
             may = ", ".join(allowed(job.kind, state, cancelling=job.cancel)) or "nothing"
@@ -228,10 +240,19 @@ def act(vault: Vault, actor: Actor, job_id: str, action: Action) -> Job:
             job.state, job.waiting = JobState.QUEUED, ""
             job.parts = planning.answered(job.parts, job.part)
             return job
-        return _again(vault, session, actor, job)
+        return _again(vault, session, actor, job, once)
 
 
-def _again(vault: Vault, session: Session, actor: Actor, job: Job) -> Job:
+def reused(once: str) -> Conflict:
+    """An idempotency key came with two calls that differ."""
+    return Conflict(
+        "this idempotency key was used for another call",
+        subject=once,
+        hint="use a new key for each thing that is to be done once",
+    )
+
+
+def _again(vault: Vault, session: Session, actor: Actor, job: Job, once: str) -> Job:
     """The same once more, from the part that failed."""
     fresh = Job(
         id=vault.new_id(),
@@ -246,6 +267,7 @@ def _again(vault: Vault, session: Session, actor: Actor, job: Job) -> Job:
         result=job.result,
         exclusive=job.exclusive,
         by=actor.name,
+        once=once or None,
         created=vault.clock.now(),
     )
     try:
