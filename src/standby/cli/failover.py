@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from standby.cli import failover_back, failover_live, results
+from standby.cli.failover_fixup import DryRun, SetAddress, SetHostname, preview
 from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_planned import planned
 from standby.cli.failover_proof import KeepProof, ProbeLimit, Probes, test_and_prove
@@ -22,7 +23,7 @@ from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
 from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover, live, live_view, proof_probes
+from standby.recovery import failover, fixup_wish, live, live_view, proof_probes
 from standby.recovery.failover import FailoverTest, Request
 from standby.recovery.run_directory import FAILOVERS, TESTS
 
@@ -37,6 +38,9 @@ def start_test(
     proof: KeepProof = False,
     probe: Probes = None,
     probe_limit: ProbeLimit = proof_probes.LIMIT,
+    set_hostname: SetHostname = "",
+    set_address: SetAddress = None,
+    dry_run: DryRun = False,
     state: State = None,
     no_agent: NoAgent = False,
     boot_limit: BootLimit = 300.0,
@@ -45,8 +49,13 @@ def start_test(
     json: Json = False,
 ) -> None:
     """Boot a point straight from the store, isolated from every network, beside whatever runs."""
+    fix_up = fixup_wish.parse(set_hostname, set_address or ())
+    key = key_of(key_file, passphrase)
+    if dry_run:
+        preview(store, replica, point, key, fix_up, json=json)
+        return
     root = made(root_of(state, TESTS))
-    request = Request(store, replica, point, None if no_agent else boot_limit, key_of(key_file, passphrase))
+    request = Request(store, replica, point, None if no_agent else boot_limit, key, fix_up)
     if proof:
         test_and_prove(request, root, probe, probe_limit, json=json)
         return

@@ -414,6 +414,20 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
     retry_at: str = ""
 
 
+class FixUpFile(msgspec.Struct, kw_only=True):
+    """difference: as `diff -U0` tells it, without secrets."""
+
+    path: str
+    difference: tuple[str, ...]
+
+
+class FixUpPreview(msgspec.Struct, kw_only=True):
+    """files: those that would be changed in the guest."""
+
+    replica: str
+    files: tuple[FixUpFile, ...]
+
+
 class FailoverTest(msgspec.Struct, kw_only=True):
     """first_instruction, agent: seconds from the command. held: whether the point is kept meanwhile."""
 

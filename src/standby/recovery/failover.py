@@ -25,8 +25,9 @@ from standby.hypervisor.base import MachineNotFound, MachineUnreachable
 from standby.hypervisor.host import MachineState, NotBooted, RecoveryHost, RunningMachine
 from standby.objects.address import open_store
 from standby.records import Finding
-from standby.recovery import prerequisites, run_directory, serving
+from standby.recovery import fixup_step, prerequisites, run_directory, serving
 from standby.recovery.failover_steps import Order, Work
+from standby.recovery.fixup_wish import FixUp
 from standby.recovery.machine_steps import MACHINE, SERVE, Copy
 from standby.recovery.run_directory import FileRows, NoRecovery
 from standby.recovery.serving import Source
@@ -66,13 +67,14 @@ class Phase(StrEnum):
 
 class Request(NamedTuple):
     """point: see `ReplicaLog.point`. boot_limit: seconds to wait for the guest agent; None where the machine
-    has none, then nothing is waited for. key: of an encrypted replica."""
+    has none, then nothing is waited for. key: of an encrypted replica. fix_up: what a Linux guest is told."""
 
     store: str
     replica: str
     point: str = "newest"
     boot_limit: float | None = 300.0
     key: Key | None = None
+    fix_up: FixUp = FixUp()
 
 
 class Times(NamedTuple):
@@ -123,6 +125,7 @@ def start(
     cipher = log.cipher()
     record = log.point(request.point)
     copy = Copy.of(record, prerequisites.machine_at(record, request.replica))
+    fixup_step.check(request.fix_up, copy.machine)
     order = Order(
         tag=tag or run_directory.new_tag(),
         store=log.place.store.url,
@@ -135,6 +138,7 @@ def start(
         by=f"test failover on {os.uname().nodename}",
         asked=asked,
         boot_limit=request.boot_limit,
+        fix_up=request.fix_up,
     )
     with run_directory.root_lock(root):
         _refuse_second(root, log.head.replica, request.replica)

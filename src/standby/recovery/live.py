@@ -25,7 +25,7 @@ from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.host import MachineState, Network, NotBooted, RecoveryHost
 from standby.objects.address import open_store
 from standby.objects.durable import sync
-from standby.recovery import run_directory, serving
+from standby.recovery import fixup_step, run_directory, serving
 from standby.recovery.failback_steps import (
     COMPLETE,
     SOURCE,
@@ -34,6 +34,7 @@ from standby.recovery.failback_steps import (
     merged_mark,
     merging_mark,
 )
+from standby.recovery.fixup_wish import FixUp
 from standby.recovery.live_steps import (
     CHOOSE,
     COMMITTED,
@@ -78,7 +79,7 @@ class Request(NamedTuple):
     boot_limit: seconds to wait for the guest agent; None where the machine has none.
     source_qmp: the source machine's control socket, where this host reaches it. confirmed: an operator says
     that the source is down. key: of an encrypted replica. networks: of cards that
-    are not on `network`, and whether cards keep their addresses."""
+    are not on `network`, and whether cards keep their addresses. fix_up: what a Linux guest is told."""
 
     store: str
     replica: str
@@ -90,6 +91,7 @@ class Request(NamedTuple):
     confirmed: bool = False
     key: Key | None = None
     networks: NetworkPlan = NetworkPlan()
+    fix_up: FixUp = FixUp()
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -120,6 +122,8 @@ def start(
     log.point(request.point)
     tag = tag or run_directory.new_tag()
     machine = next((record.machine for record in reversed(log.records) if record.machine), None)
+    if machine:
+        fixup_step.check(request.fix_up, machine, request.networks.mac == "keep")
     order = LiveOrder(
         tag=tag,
         store=log.place.store.url,
@@ -131,6 +135,7 @@ def start(
         source_qmp=str(request.source_qmp.absolute()) if request.source_qmp else "",
         confirmed=request.confirmed,
         networks=request.networks,
+        fix_up=request.fix_up,
         hold=str(ULID()),
         by=f"failover on {os.uname().nodename}",
         asked=clock.now().timestamp(),

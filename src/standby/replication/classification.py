@@ -271,8 +271,17 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.export.ExportDiffers": Row(
         _CRITICAL, "what was read back was not exported so", "check the target's storage"
     ),
-    "recovery.appliance.ApplianceFailed": Row(
+    "recovery.guestfish.ApplianceFailed": Row(
         _RETRY, "the machine that reads file systems does not start", "what libguestfs-test-tool says"
+    ),
+    "recovery.fixup_wish.FixUpRefused": Row(
+        _REFUSED, "the guest cannot be changed as asked", "what the message says; or fail over without it"
+    ),
+    "recovery.fixup.NotWritten": Row(
+        _RETRY, "the guest's files are not as they were written", "fail over once more"
+    ),
+    "recovery.fixup_step.GuestStarted": Row(
+        _CRITICAL, "the guest ran before it was changed", "cancel the failover, and fail over anew"
     ),
     "recovery.files.FilesFailed": Row(
         _RETRY, "a file could not be read or written", "see room and rights at the target"
