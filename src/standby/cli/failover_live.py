@@ -42,6 +42,14 @@ NetworkChoice = Annotated[
 NoAgent = Annotated[
     bool, typer.Option("--no-agent", help="The guest has no agent: do not wait for its answer.")
 ]
+SourceQmp = Annotated[
+    Path | None,
+    typer.Option(
+        "--source-qmp",
+        metavar="SOCKET",
+        help="The QMP socket of the machine where it ran until now, if this host reaches it: asked whether it runs.",
+    ),
+]
 BootLimit = Annotated[float, typer.Option("--boot-limit", help="Seconds to wait for the guest agent.")]
 
 
@@ -50,14 +58,7 @@ def unplanned(
     replica: ReplicaName,
     point: PointChoice = "newest",
     network: NetworkChoice = "isolated",
-    source_qmp: Annotated[
-        Path | None,
-        typer.Option(
-            "--source-qmp",
-            metavar="SOCKET",
-            help="The source machine's QMP socket, where this host reaches it: asked whether it runs.",
-        ),
-    ] = None,
+    source_qmp: SourceQmp = None,
     source_down: Annotated[
         bool, typer.Option(CONFIRM, help="The source machine was made sure to be off.")
     ] = False,
