@@ -13,10 +13,12 @@ from ulid import ULID
 
 from standby.clock import Clock
 from standby.errors import StandbyError
+from standby.hypervisor.base import MachineNotConnected, Tracking
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.objects.limit import Limited, Throttle
+from standby.records import MachineDescription
 from standby.replication.agenda import first_due
 from standby.replication.books import Books
 from standby.replication.engine import Engine, Observer
@@ -149,9 +151,8 @@ class Engines:
             self.end(relationship_id)
 
     def _made(self, relationship: Relationship) -> Engine:
-        connection = relationship.connection or Connection(qmp="/nonexistent")
-        machine = relationship.machine
-        hypervisor = reach(machine, connection)
+        machine, connection = relationship.machine, relationship.connection
+        hypervisor = reach(machine, connection) if connection else Unconnected()
         source = Source(
             self._books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), self._clock
         )
@@ -181,6 +182,24 @@ class Engines:
             return self.store(relationship.store)
         throttle = self._throttles[relationship.id] = Throttle(clock=self._clock)
         return Limited(Limited(self.store(relationship.store), self._host), throttle)
+
+
+class Unconnected:
+    """The hypervisor of a machine whose sockets are not known, so that it can be paused, or have its policy
+    changed, without it."""
+
+    def describe(self, machine: str) -> MachineDescription:
+        raise self._told(machine)
+
+    def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:
+        raise self._told(machine)
+
+    def _told(self, machine: str) -> MachineNotConnected:
+        return MachineNotConnected(
+            "it is not known how the machine is reached",
+            subject=machine,
+            hint=f"`standby vm connect {machine} --qmp SOCKET` names its control socket",
+        )
 
 
 def reach(machine: str, connection: Connection) -> QemuHypervisor:

@@ -17,7 +17,7 @@ from standby.block.disk import DiskUnreachable
 from standby.block.extent import Extent
 from standby.clock import Clock
 from standby.errors import Bug, ResyncRequired
-from standby.hypervisor.base import Consistency, Hypervisor, Lost, MachineUnreachable, Tracking, TrackingLost
+from standby.hypervisor.base import Consistency, Lost, MachineUnreachable, Tracking, TrackingLost, Tracks
 from standby.records import MachineDescription
 from standby.replica.cipher import Cipher
 from standby.replica.documents import Kind
@@ -104,7 +104,7 @@ class Source:
         self,
         books: Books,
         relationship: str,
-        hypervisor: Hypervisor,
+        hypervisor: Tracks,
         describe: Callable[[], MachineDescription],
         clock: Clock,
         *,
