@@ -44,10 +44,9 @@ def _commands() -> Iterator[str]:
 
 
 def _command(command, path: str) -> Iterator[str]:
-    inner = getattr(command, "commands", None)
-    if inner is not None:
-        for name, one in sorted(inner.items()):
-            yield from _command(one, f"{path} {name}")
+    if hasattr(command, "list_commands"):
+        for name in sorted(command.list_commands(None)):
+            yield from _command(command.get_command(None, name), f"{path} {name}")
         return
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     shown = " ".join(p.metavar or p.name.upper() for p in arguments)

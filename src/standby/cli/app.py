@@ -11,12 +11,12 @@ import typer
 
 from standby.cli import agent, failover, failure, key, replica, store, vm
 from standby.cli.demo import demo, demo_end
-from standby.cli.help import Group
+from standby.cli.help import Program
 from standby.cli.output import say, stderr
 from standby.errors import StandbyError
 
 app = typer.Typer(
-    cls=Group,
+    cls=Program,
     add_completion=False,
     # Plain help: it reads well on a narrow terminal, in a pipe and in a log.
     rich_markup_mode=None,

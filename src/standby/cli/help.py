@@ -1,9 +1,12 @@
-"""How help lists commands: with all of what each says of itself, wrapped and never cut."""
+"""Nouns and how help lists commands: with all of what each says of itself, wrapped and never cut."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
+import typer
 from typer.core import TyperGroup
 
 
@@ -21,3 +24,32 @@ class Group(TyperGroup):
         command = self.get_command(ctx, name)
         # The first paragraph, in one piece.
         return " ".join((command.help or "").split("\n\n")[0].split()) if command else ""
+
+
+class Noun(NamedTuple):
+    """A noun whose module is loaded when it is used: what it imports takes longer than most commands."""
+
+    module: str
+    about: str
+
+
+class Program(Group):
+    """The program, with some nouns that are loaded when they are used."""
+
+    nouns: ClassVar[Mapping[str, Noun]] = {
+        "vault": Noun("standby.cli.vault", "The control plane: REST, portal, jobs."),
+    }
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(name for name in self.nouns if name not in self.commands)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in self.nouns and cmd_name not in self.commands:
+            module = importlib.import_module(self.nouns[cmd_name].module)
+            command = typer.main.get_command(module.app)
+            command.name, command.help = cmd_name, self.nouns[cmd_name].about
+            self.commands[cmd_name] = command
+        return super().get_command(ctx, cmd_name)
+
+    def _about(self, ctx: Any, name: str) -> str:
+        return self.nouns[name].about if name in self.nouns else super()._about(ctx, name)

@@ -356,6 +356,9 @@ TABLE: Final[dict[str, Row]] = {
     "vault.database.DatabaseNewer": Row(
         _CRITICAL, "a newer standby wrote the vault's database", "run the newer version"
     ),
+    "vault.tls.CertificateUnusable": Row(
+        _CRITICAL, "the vault's certificates cannot be read", "put them back from a backup"
+    ),
     "vault.errors.NotFound": Row(_REFUSED, "the vault has no such thing", "name one that it has"),
     "vault.errors.Conflict": Row(
         _REFUSED,
