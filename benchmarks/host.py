@@ -29,8 +29,8 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from standby.agent.control import ask
-from standby.link.requests import Done, Protect
 from standby.block.nbd import NbdDisk
+from standby.link.requests import Done, Protect
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
 from standby.replication.books import Books
