@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from standby.agent.control import ask
+from standby.agent.engines import Engines
+from standby.clock import SystemClock
 from standby.link.requests import Done, Pause, Refused
 from standby.objects.directory import DirectoryStore
 from standby.replica.journal import ReplicaLog
 from standby.replica.keys import KeyFile
+from standby.replication.books import Books
+from standby.replication.states import State
 from tests.cli.conftest import PROGRAM, standby
 from tests.hypervisor.processes import PAGE, Daemon
 from tests.hypervisor.processes import wait_for as wait_for_it
+from tests.replication.rig import Recorder
 from tests.replication.site import noise, now, write
 
 pytestmark = pytest.mark.slow
@@ -281,3 +287,26 @@ def test_a_bandwidth_holds_for_the_machine_and_for_the_host_and_changes_at_once(
         wait_for(lambda: agent.caught_up("one"), 15)
     refused = standby("agent", "bandwidth", "--work", "1K", "--state", agent.state)
     assert (refused.status, "512 kbit/s or more" in " ".join(refused.err.split())) == (3, True)
+
+
+def test_a_machine_whose_sockets_are_forgotten_can_be_paused_and_tells_how_to_go_on(agent):
+    """Books of an agent that was given its sockets by command line only."""
+    agent.machine("one")
+    agent.start()
+    assert agent.protect("one").status == 0
+    wait_for(lambda: agent.shown("one")["state"] in ("protected", "delta"))
+    agent.stop()
+    books = Books(agent.state)
+    with closing(books):
+        with books._write() as db:
+            db.execute("UPDATE relationship SET connection = ''")
+        engines = Engines(books, SystemClock(), lambda _: Recorder(), running=False)
+        with closing(engines), engines.held(books.relationships()[0], alone=True) as engine:
+            engine.resync_now([])
+            engine.source_step()
+            engine.pause()
+        relationship = books.relationships()[0]
+    assert relationship.status.state is State.PAUSED
+    assert relationship.capture is not None
+    assert (relationship.capture.kind, relationship.capture.retry_at) == ("MachineNotConnected", None)
+    assert "`standby vm connect one --qmp SOCKET`" in relationship.capture.error

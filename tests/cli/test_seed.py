@@ -14,6 +14,7 @@ from standby.block.nbd import NbdDisk
 from standby.objects.directory import DirectoryStore
 from standby.replica.format import BLOCK
 from standby.replica.journal import ReplicaLog
+from standby.replica.keys import KeyFile
 from tests.cli.conftest import standby
 from tests.cli.test_vm import start
 from tests.hypervisor.processes import FORMATS, SIZE, Daemon, contents
@@ -53,22 +54,29 @@ def copies(daemon, tmp_path) -> list[str]:
     return words
 
 
-def test_after_a_seed_only_what_differs_is_sent(daemon, store, tmp_path):
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_after_a_seed_only_what_differs_is_sent(daemon, store, tmp_path, encrypted):
+    key = KeyFile.new(tmp_path / "key") if encrypted else None
+    opening = ["--key-file", tmp_path / "key"] if encrypted else []
     fill(daemon, 0, SIZE // 2)
     daemon.stop()  # The images' own caches are written.
     words = copies(daemon, tmp_path)
-    done = standby("replica", "seed", store, "web", *words, "--json")
+    done = standby("replica", "seed", store, "web", *words, *opening, "--json")
     assert done.status == 0, done.err
     assert done.json["read"] == 3 * SIZE
     assert done.json["sent"] > 3 * SIZE // 2
-    assert standby("replica", "seed", store, "web", *words, "--json").json["sent"] == 0, "it is all there"
+    again = standby("replica", "seed", store, "web", *words, *opening, "--json")
+    assert again.json["sent"] == 0, "it is all there"
+    if encrypted:
+        without = standby("replica", "seed", store, "web", *words)
+        assert (without.status, "is encrypted" in without.err) == (5, True)
     opened = DirectoryStore(store)
-    seeded = len(ReplicaLog.read(opened, "web").records)
+    seeded = len(ReplicaLog.read(opened, "web", key=key).records)
 
     again = Daemon(tmp_path, daemon.formats)
     try:
         content = fill(again, SIZE // 4, 3 * BLOCK)
-        agent = start(again, store, tmp_path / "state", "--take-over", "--json")
+        agent = start(again, store, tmp_path / "state", "--take-over", "--json", *opening)
         try:
             while json.loads(agent.stdout.readline())["event"] != "point":
                 pass
@@ -77,14 +85,15 @@ def test_after_a_seed_only_what_differs_is_sent(daemon, store, tmp_path):
             agent.communicate(timeout=30)
     finally:
         again.stop()
-    log = ReplicaLog.read(opened, "web")
+    log = ReplicaLog.read(opened, "web", key=key)
+    assert log.head.encrypted is encrypted
     sent = sum(one.data for record in log.records[seeded:] for disk in record.disks for one in disk.logs)
     assert 3 * 3 * BLOCK <= sent <= 3 * 4 * BLOCK
     for name, expected in content.items():
         assert contents(log.image(log.point().seq, name)) == expected
     assert log.points[0].seq > seeded, "the copies are no recovery point"
 
-    refused = standby("replica", "seed", store, "web", *words)
+    refused = standby("replica", "seed", store, "web", *words, *opening)
     assert (refused.status, "recovery points" in refused.err) == (3, True)
 
 

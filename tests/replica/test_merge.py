@@ -283,11 +283,12 @@ def test_m4_a_record_stays_while_the_store_refuses_to_delete_its_logs(ten):
     ten.merge({6, 11})
     store = FaultyStore(ten.store, [Fault("delete", readonly(), prefix="web/logs/", nth=3)])
     swept = sweep(store, "web")
-    assert (swept.logs, swept.records) == (9, 0)
-    assert swept.waiting == ("1 objects: the store does not allow to delete them (yet)",)
+    assert (swept.logs, swept.records) == (9, 8), "only the record that names it stays"
+    (name,) = swept.refused
+    assert swept.waiting[0].startswith(f"the store refuses to delete {name} (")
     ten.check(stays={6, 11})
     swept = sweep(ten.store, "web")
-    assert (swept.logs, swept.records, swept.waiting) == (1, 9, ())
+    assert (swept.logs, swept.records, swept.waiting, swept.refused) == (1, 1, (), ())
 
 
 def test_r3_the_record_behind_a_range_is_the_one_that_the_head_names(ten):

@@ -17,6 +17,7 @@ from standby.replication.forecast import (
     rate,
     reached,
     room,
+    sampled,
     share_of,
     size_of,
 )
@@ -97,12 +98,12 @@ def test_the_room_on_the_volume_counts_whoever_fills_it():
     # 11 GiB are free, 1 is kept: ten minutes.
     assert found.reached_at == NOON + timedelta(minutes=10)
     assert found.sentence(NOON, BERLIN) == (
-        "Volume of /var/spool: 11.0 GiB are free, 1.0 GiB of them are kept free; that is reached at 12:10 at this rate."
+        "Volume of /var/spool: 11.0 GiB are free, and a new log needs 1.0 GiB; at this rate no more are left at 12:10."
     )
     assert room("/var/spool", every(60, GIB)).exceeded is False
     full = room("/var/spool", every(60, GIB - 1))
     assert full.exceeded
-    assert full.sentence(NOON, BERLIN).endswith("no new log is begun until there is room.")
+    assert "no point is made until there is room" in full.sentence(NOON, BERLIN)
 
 
 @pytest.mark.parametrize(
@@ -172,3 +173,13 @@ def test_shares_as_they_are_written():
         "100 %",
     ]
     assert limit_of(10, 50) == 5
+
+
+def test_points_every_second_leave_samples_that_tell_a_rate():
+    """Of 30 samples as they come, all would be of the last half minute: too short a watch for a rate."""
+    samples: tuple[Sample, ...] = ()
+    for second in range(600):
+        samples = sampled(samples, Sample(NOON + timedelta(seconds=second), second * MIB))
+        assert samples[-1].amount == second * MIB
+    assert len(samples) == SAMPLES
+    assert rate(samples) == pytest.approx(MIB)

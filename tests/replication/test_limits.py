@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from standby.errors import InvalidRequest
 from standby.replication.hours import Hours
-from standby.replication.limits import LOWEST, UNLIMITED, Bandwidth, lowest
+from standby.replication.limits import LOWEST, UNLIMITED, Bandwidth
 
 BERLIN = ZoneInfo("Europe/Berlin")
 OFFICE = Bandwidth(work=1_000_000, other=5_000_000)
@@ -57,11 +57,6 @@ def test_a_rate_that_is_too_low_is_refused_and_one_at_the_edge_is_not():
     Bandwidth(work=LOWEST)
     with pytest.raises(InvalidRequest, match="a bandwidth of 511 kbit/s; it can be 512 kbit/s or more"):
         Bandwidth(other=LOWEST - 1)
-
-
-def test_the_lowest_of_a_hosts_and_a_machines_rate_holds():
-    assert lowest([None, 5, 3]) == 3
-    assert lowest([None, None]) is None
 
 
 @given(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC
 
 import pytest
 
 from standby.objects.directory import DirectoryStore
 from standby.replica.format import BLOCK
 from standby.replica.journal import ReplicaLog
+from standby.replication import chronicle
 from standby.replication.decide import SourceAction
 from standby.replication.policy import Policy
 from standby.replication.resync import Reason
+from standby.replication.standing import health_of
 from standby.replication.states import State
 from tests.hypervisor.processes import PAGE, SIZE
 from tests.replication.site import due, noise, now, same_as, write
@@ -27,6 +30,15 @@ MIB = 1 << 20
 def away(store):
     for verb in ("put_file", "put_if_absent", "get_if_changed"):
         store.add(Fault(verb, refused(), times=None))
+
+
+def told(rig):
+    """The reasons of the machine's health, as its books tell them to another process."""
+    relationship = rig.books.get(rig.id)
+    at = rig.clock.now()
+    found = chronicle.read(rig.books, relationship, at, UTC)
+    health = health_of(relationship, rig.books.queued(rig.id), found, at, UTC, agent=True)
+    return " ".join(reason.text for reason in health.reasons)
 
 
 def kinds(rig):
@@ -140,12 +152,17 @@ def test_near_the_reserve_nothing_more_is_written_and_below_it_logs_give_way(cro
     due(rig)
     assert rig.engine.source_step() is SourceAction.MISS
     assert rig.books.queued(rig.id).points == 1
+    assert "a new log needs 8.0 MiB: no point is made until there is room" in told(rig), (
+        "why it is missed is told at once, though nothing was sent or captured"
+    )
     fill(3)
     assert rig.engine.source_step() is SourceAction.MAKE_ROOM
     assert rig.state is State.RESYNC_REQUIRED
     assert now(daemon) == before
     fill(12)
     healed(rig, daemon, store, points)
+    rig.engine.close()
+    assert "a new log needs" not in told(rig)
 
 
 @ROOT

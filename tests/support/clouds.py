@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -46,6 +47,11 @@ class Place(NamedTuple):
             text = environment["AZURE_STORAGE_CONNECTION_STRING"]
             environment["AZURE_STORAGE_CONNECTION_STRING"] = re.sub(r"http://[0-9.:]+", endpoint, text)
         return Place(self.address, environment)
+
+
+class Answered(NamedTuple):
+    status: int
+    text: str
 
 
 class Cloud:
@@ -82,12 +88,25 @@ class Cloud:
         self._process.wait()
         self._log.close()
 
-    def place(self, prefix: str = "backups/standby") -> Place:
-        """A new bucket or container, and a prefix in it."""
+    def s3(self, verb: str, path: str, headers: dict[str, str] | None = None, body: str = "") -> Answered:
+        """What moto says to a request as it stands; by its host name it tells which service one means."""
+        # Whose a request is it looks for, and whether he signed it it does not.
+        signed = "AWS4-HMAC-SHA256 Credential=tester/20261124/us-east-1/s3/aws4_request, SignedHeaders=, Signature="
+        known = {"Host": "s3.amazonaws.com", "Authorization": signed}
+        return _asked(self.host, self.port, verb, path, known | (headers or {}), body)
+
+    def lease(self, place: Place, name: str, action: str) -> None:
+        """Acquire a lease on an object of Azurite, for ever, or break it."""
+        path = f"/{ACCOUNT}/{place.address.removeprefix('az://')}/{name}"
+        extra = {"x-ms-lease-action": action}
+        extra |= {"x-ms-lease-duration": "-1"} if action == "acquire" else {"x-ms-lease-break-period": "0"}
+        _request(self.host, self.port, "PUT", f"{path}?comp=lease", _signed("PUT", path, "comp:lease", extra))
+
+    def place(self, prefix: str = "backups/standby", *, locks: bool = False) -> Place:
+        """A new bucket or container, and a prefix in it. locks: a bucket with object lock, hence with versions."""
         name = f"bucket-{os.getpid()}-{next(_numbers)}"
         if self.kind == "s3":
-            # By its host name moto tells which service a request means.
-            _request(self.host, self.port, "PUT", f"/{name}", {"Host": "s3.amazonaws.com"})
+            self.s3("PUT", f"/{name}", {"x-amz-bucket-object-lock-enabled": "true"} if locks else {})
             return Place(f"s3://{name}/{prefix}", {**S3_KEYS, "AWS_ENDPOINT_URL": self.endpoint})
         path = f"/{ACCOUNT}/{name}"
         _request(
@@ -135,21 +154,24 @@ def start_moto(folder: Path, host: str = "127.0.0.1") -> Cloud:
     return Cloud("s3", command, folder, host)
 
 
-def _signed(verb: str, path: str, query: str) -> dict[str, str]:
-    date = email.utils.formatdate(usegmt=True)
-    headers = f"x-ms-date:{date}\nx-ms-version:2021-12-02"
-    text = verb + "\n" * 12 + headers + f"\n/{ACCOUNT}{path}\n{query}"
+def _signed(verb: str, path: str, query: str, extra: dict[str, str] | None = None) -> dict[str, str]:
+    headers = {"x-ms-date": email.utils.formatdate(usegmt=True), "x-ms-version": _SAS, **(extra or {})}
+    listed = "\n".join(f"{name}:{headers[name]}" for name in sorted(headers))
+    text = verb + "\n" * 12 + listed + f"\n/{ACCOUNT}{path}\n{query}"
     return {
-        "x-ms-date": date,
-        "x-ms-version": "2021-12-02",
+        **headers,
         "Authorization": f"SharedKey {ACCOUNT}:{_mac(text)}",
         "Content-Length": "0",
     }
 
 
 def _request(host: str, port: int, verb: str, path: str, headers: dict[str, str]) -> None:
-    connection = http.client.HTTPConnection(host, port, timeout=30)
-    connection.request(verb, path, headers=headers)
-    answer = connection.getresponse()
-    assert answer.status in (200, 201), answer.read()
-    connection.close()
+    answer = _asked(host, port, verb, path, headers)
+    assert answer.status in (200, 201, 202), answer.text
+
+
+def _asked(host: str, port: int, verb: str, path: str, headers: dict[str, str], body: str = "") -> Answered:
+    with closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+        connection.request(verb, path, headers=headers, body=body.encode() or None)
+        answer = connection.getresponse()
+        return Answered(answer.status, answer.read().decode())

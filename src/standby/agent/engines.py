@@ -14,12 +14,13 @@ from ulid import ULID
 
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
-from standby.hypervisor.base import Hypervisor
+from standby.hypervisor.base import Hypervisor, MachineNotConnected, Tracking
 from standby.hypervisor.libvirt_host import LibvirtHypervisor
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
 from standby.objects.limit import Limited, Throttle
+from standby.records import MachineDescription
 from standby.replication.agenda import first_due
 from standby.replication.books import Books
 from standby.replication.engine import Engine, Observer
@@ -37,12 +38,12 @@ RESTING = (State.NEW, State.SEALED)
 
 
 class Parts(NamedTuple):
-    """An engine, and what it is made of."""
+    """An engine, and what it is made of. hypervisor: None where it is not known how the machine is reached."""
 
     engine: Engine
     source: Source
     target: Target
-    hypervisor: Hypervisor
+    hypervisor: Hypervisor | None
 
 
 class Engines:
@@ -212,7 +213,8 @@ class Engines:
 
     def _parts(self, relationship: Relationship, connection: Connection | None) -> Parts:
         machine = relationship.machine
-        hypervisor = reach(machine, connection or Connection(qmp="/nonexistent"))
+        reached = reach(machine, connection) if connection else None
+        hypervisor = reached or Unconnected()
         source = Source(
             self._books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), self._clock
         )
@@ -235,7 +237,7 @@ class Engines:
             self._observer(machine),
             first_cycle=first,
         )
-        return Parts(engine, source, target, hypervisor)
+        return Parts(engine, source, target, reached)
 
     def _limited(self, relationship: Relationship) -> ObjectStore:
         """What a machine sends counts against its own rate and the host's."""
@@ -243,6 +245,24 @@ class Engines:
             return self.store(relationship.store)
         throttle = self._throttles[relationship.id] = Throttle(clock=self._clock)
         return Limited(Limited(self.store(relationship.store), self._host), throttle)
+
+
+class Unconnected:
+    """The hypervisor of a machine whose sockets are not known, so that it can be paused, or have its policy
+    changed, without it."""
+
+    def describe(self, machine: str) -> MachineDescription:
+        raise self._told(machine)
+
+    def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:
+        raise self._told(machine)
+
+    def _told(self, machine: str) -> MachineNotConnected:
+        return MachineNotConnected(
+            "it is not known how the machine is reached",
+            subject=machine,
+            hint=f"`standby vm connect {machine} --qmp SOCKET` names its control socket",
+        )
 
 
 def reach(machine: str, connection: Connection) -> Hypervisor:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from standby.block.images import Format
-from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent
+from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, SourceQmp
 from standby.cli.failover_show import RunDirectory, root_of, show_live, tell
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json
@@ -102,14 +102,7 @@ def failback(
 
 def complete(
     run: RunDirectory,
-    source_qmp: Annotated[
-        Path | None,
-        typer.Option(
-            "--source-qmp",
-            metavar="SOCKET",
-            help="The QMP socket of the machine where it runs now, if this host reaches it.",
-        ),
-    ] = None,
+    source_qmp: SourceQmp = None,
     source_down: Annotated[
         bool, typer.Option(CONFIRM, help="Where it ran until now, the machine was made sure to be off.")
     ] = False,

@@ -47,6 +47,14 @@ MacChoice = Annotated[
 NoAgent = Annotated[
     bool, typer.Option("--no-agent", help="The guest has no agent: do not wait for its answer.")
 ]
+SourceQmp = Annotated[
+    Path | None,
+    typer.Option(
+        "--source-qmp",
+        metavar="SOCKET",
+        help="The QMP socket of the machine where it ran until now, if this host reaches it: asked whether it runs.",
+    ),
+]
 BootLimit = Annotated[float, typer.Option("--boot-limit", help="Seconds to wait for the guest agent.")]
 
 
@@ -60,14 +68,7 @@ def unplanned(
     set_hostname: SetHostname = "",
     set_address: SetAddress = None,
     dry_run: DryRun = False,
-    source_qmp: Annotated[
-        Path | None,
-        typer.Option(
-            "--source-qmp",
-            metavar="SOCKET",
-            help="The source machine's QMP socket, where this host reaches it: asked whether it runs.",
-        ),
-    ] = None,
+    source_qmp: SourceQmp = None,
     source_down: Annotated[
         bool, typer.Option(CONFIRM, help="The source machine was made sure to be off.")
     ] = False,

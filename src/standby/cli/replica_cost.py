@@ -16,6 +16,7 @@ from standby.objects.base import ObjectStore
 from standby.replica.cost import Prices, read_prices, requests, stored
 from standby.replica.cost import cost as cost_of
 from standby.replica.journal import ReplicaLog, replica_names
+from standby.replica.sweep import find_unneeded
 
 
 def cost(
@@ -58,6 +59,7 @@ def _of(store: ObjectStore, name: str, prices: Prices) -> results.ReplicaCost:
         documents=held.documents,
         boot=held.boot,
         stored=held.total,
+        unneeded=find_unneeded(log).bytes,
         writes=round(asked.writes) if asked else None,
         reads=round(asked.reads) if asked else None,
         storage=round(costs.storage, 4),
@@ -99,5 +101,12 @@ def _print(result: results.Costs) -> None:
         f"\n{result.total:.2f} {result.currency} a month in all, by prices of {result.as_of}; without reading, "
         "retention's own requests, traffic, redundancy and taxes.",
     )
+    for one in result.replicas:
+        if one.unneeded:
+            say(
+                console,
+                f"{one.replica}: {size(one.unneeded)} of it nothing needs; `standby replica sweep` deletes what the "
+                "store allows to delete.",
+            )
     if any(one.writes is None for one in result.replicas):
         say(console, "?: too few points since the last merge to tell their pace.")

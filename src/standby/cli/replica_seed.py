@@ -13,6 +13,7 @@ import typer
 from standby.block.disk import Disk
 from standby.block.images import Format, describe
 from standby.cli import results
+from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, advance, print_json, progress, say, stderr, stdout
 from standby.cli.quantities import duration, size
 from standby.cli.reading import StoreAddress
@@ -42,11 +43,14 @@ def seed(
         ),
     ],
     scratch: Scratch = None,
+    key_file: KeyFileOption = None,
+    passphrase: PassphraseOption = False,
     json: Json = False,
 ) -> None:
     """Start a replica from copies of the disks; `vm protect --take-over` then sends only what differs.
 
     A copy may be old, and of a running machine: no recovery point is made of it. Interrupted, it goes on.
+    With a key the replica is encrypted.
     """
     began = time.monotonic()
     copies = [_parse(text) for text in disk]
@@ -64,6 +68,7 @@ def seed(
             replica,
             disks,
             clock=SystemClock(),
+            key=key_of(key_file, passphrase),
             scratch=scratch or Path(tempfile.gettempdir()),
             progress=advance(bar, task),
         )

@@ -199,7 +199,8 @@ class Exported(msgspec.Struct, kw_only=True):
 
 
 class ReplicaCost(msgspec.Struct, kw_only=True):
-    """logs, layers, documents, boot, stored: bytes. writes, reads: requests a month, null where too few points
+    """logs, layers, documents, boot, stored: bytes. unneeded: bytes among them that nothing needs, which a sweep
+    deletes once the store allows it. writes, reads: requests a month, null where too few points
     tell their pace. storage, requests, total: money a month."""
 
     replica: str
@@ -208,6 +209,7 @@ class ReplicaCost(msgspec.Struct, kw_only=True):
     documents: int
     boot: int
     stored: int
+    unneeded: int
     writes: int | None
     reads: int | None
     storage: float
@@ -516,7 +518,8 @@ class Merge(msgspec.Struct, kw_only=True):
 
 
 class Swept(msgspec.Struct, kw_only=True):
-    """Objects deleted, and bytes of logs and layers. waiting: why others stay for now."""
+    """Objects deleted, and bytes of logs and layers. waiting: why others stay for now. refused: objects that nothing
+    needs and that the store did not allow to delete."""
 
     replica: str
     logs: int
@@ -525,6 +528,7 @@ class Swept(msgspec.Struct, kw_only=True):
     bytes: int
     waiting: tuple[str, ...]
     proofs: int = 0
+    refused: tuple[str, ...]
 
 
 class Retention(msgspec.Struct, kw_only=True):

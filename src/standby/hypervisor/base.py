@@ -103,6 +103,10 @@ class MachineNotFound(NeedsPerson):
     """No such machine on this host."""
 
 
+class MachineNotConnected(NeedsPerson):
+    """It is not known how the machine is reached."""
+
+
 class MachineUnreachable(Recoverable):
     """The machine's control socket does not answer, or went away in the middle of an operation."""
 
@@ -231,7 +235,15 @@ class Ending(Protocol):
         ...
 
 
-class Hypervisor(Protocol):
+class Tracks(Protocol):
+    """What replication asks of a hypervisor in each cycle."""
+
+    def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:
+        """`relationship` ([a-z0-9]{1,16}) marks what is ours; `scratch` is a directory for cuts."""
+        ...
+
+
+class Hypervisor(Tracks, Protocol):
     """The machines of one host, as one product runs them."""
 
     def machines(self) -> Sequence[str]:
@@ -253,8 +265,4 @@ class Hypervisor(Protocol):
 
     def ending(self, machine: str) -> AbstractContextManager[Ending]:
         """The machine, to be shut down for good."""
-        ...
-
-    def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:
-        """`relationship` ([a-z0-9]{1,16}) marks what is ours; `scratch` is a directory for cuts."""
         ...

@@ -78,7 +78,7 @@ class Answer(NamedTuple):
     @property
     def immutable(self) -> bool:
         # Of a batch, in which Azure deletes, obstore tells the message and not the code.
-        return self.code in _IMMUTABLE or "is immutable" in self.said
+        return self.code in _IMMUTABLE or "is immutable" in self.said or "a lease on the blob" in self.said
 
 
 def answer(error: Exception) -> Answer:

@@ -265,13 +265,12 @@ def _canonical(run: Path) -> Path:
 
 
 def _refuse_second(root: Path, replica: UUID, name: str) -> None:
-    for other in run_directory.recoveries(root):
-        if run_directory.read_order(other, Order).replica_id == replica:
-            raise TestInProgress(
-                f"there is a test failover of it already, in {other}",
-                subject=name,
-                hint=f"clean it up first: {CLEAN_UP.format(run=other)}",
-            )
+    if other := run_directory.of_replica(root, replica):
+        raise TestInProgress(
+            f"there is a test failover of it already, in {other}",
+            subject=name,
+            hint=f"clean it up first: {CLEAN_UP.format(run=other)}",
+        )
 
 
 def _phase(journal: Journal, run: Path, host: RecoveryHost) -> Phase:

@@ -341,13 +341,12 @@ def _renamed(task: str, told: Told | None) -> Told | None:
 
 def refuse_second(root: Path, replica: UUID, name: str) -> None:
     """Raises FailoverInProgress if a failover or failback of the replica is below `root`. Under the root's lock."""
-    for other in run_directory.recoveries(root):
-        if run_directory.read_order(other, LiveOrder).replica_id == replica:
-            raise FailoverInProgress(
-                f"it has failed over to this host already, in {other}",
-                subject=name,
-                hint=f"`standby failover show {other}` tells how it stands",
-            )
+    if other := run_directory.of_replica(root, replica):
+        raise FailoverInProgress(
+            f"it has failed over to this host already, in {other}",
+            subject=name,
+            hint=f"`standby failover show {other}` tells how it stands",
+        )
 
 
 def _refuse_failback(run: Path, order: LiveOrder, what: str) -> None:

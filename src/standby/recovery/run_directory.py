@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -129,6 +130,17 @@ def recoveries(root: Path) -> list[Path]:
         return []
     found = [path for path in root.iterdir() if is_run(path)]
     return sorted(found, key=lambda path: (path / ORDER).stat().st_mtime_ns)
+
+
+class _OfReplica(msgspec.Struct):
+    """What the orders of all kinds of recovery tell alike."""
+
+    replica_id: UUID
+
+
+def of_replica(root: Path, replica: UUID) -> Path | None:
+    """The oldest recovery of the replica below `root`, if there is one. Under the root's lock."""
+    return next((run for run in recoveries(root) if read_order(run, _OfReplica).replica_id == replica), None)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ What may go follows from one reading of the replica. Killed anywhere, the next s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,24 +27,34 @@ _PROOF_DELETED = failpoints.declare("sweep.proof_deleted")
 
 
 class Swept(NamedTuple):
-    """Objects deleted, the bytes of logs and layers among them, and why others wait (a sentence each)."""
+    """Objects deleted, the bytes of logs and layers among them, and why others wait (a sentence each).
+
+    refused: names of objects that nothing needs and that the store did not allow to delete: immutable, or not with
+    these credentials. They are tried again by the next sweep.
+    """
 
     logs: int = 0
     layers: int = 0
     records: int = 0
     bytes: int = 0
     waiting: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     proofs: int = 0
 
 
 class Unneeded(NamedTuple):
-    """What a sweep deletes. layers only after a swap of the head; records last. proofs: names of objects."""
+    """What a sweep deletes. layers only after a swap of the head; records last. named: by record, its logs."""
 
     logs: tuple[Entry, ...]
     layers: tuple[Entry, ...]
     records: tuple[Entry, ...]
     waiting: tuple[str, ...]
-    proofs: tuple[str, ...] = ()
+    named: Mapping[str, frozenset[str]]
+    proofs: tuple[Entry, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.size for entry in (*self.logs, *self.layers))
 
 
 def sweep(store: ObjectStore, name: str, *, dry_run: bool = False) -> Swept:
@@ -56,7 +66,9 @@ def sweep(store: ObjectStore, name: str, *, dry_run: bool = False) -> Swept:
     log, version = read_settled(place)
     unneeded = find_unneeded(log)
     if dry_run:
-        return _told(unneeded, unneeded.waiting)
+        return _told(
+            unneeded.logs, unneeded.layers, unneeded.records, unneeded.waiting, proofs=unneeded.proofs
+        )
     waiting = list(unneeded.waiting)
     layers: tuple[Entry, ...] = ()
     if unneeded.layers:
@@ -65,17 +77,18 @@ def sweep(store: ObjectStore, name: str, *, dry_run: bool = False) -> Swept:
             layers = unneeded.layers
         else:
             waiting.append("layers that nothing names: the head changed meanwhile, the next sweep takes them")
-    gone_logs = _delete(store, unneeded.logs, _LOG_DELETED)
-    gone_layers = _delete(store, layers, _LAYER_DELETED)
+    refused: list[_Refused] = []
+    gone_logs = _delete(store, unneeded.logs, _LOG_DELETED, refused)
+    gone_layers = _delete(store, layers, _LAYER_DELETED, refused)
     # A record goes only when its logs have gone: it is what names them.
-    records = unneeded.records if len(gone_logs) == len(unneeded.logs) else ()
-    gone_records = _delete(store, records, _RECORD_DELETED)
-    gone_proofs = _delete(store, unneeded.proofs, _PROOF_DELETED)
-    wanted = len(unneeded.logs) + len(layers) + len(records) + len(unneeded.proofs)
-    kept = wanted - len(gone_logs) - len(gone_layers) - len(gone_records) - len(gone_proofs)
-    if kept:
-        waiting.append(f"{kept} objects: the store does not allow to delete them (yet)")
-    return _told(Unneeded(gone_logs, gone_layers, gone_records, (), gone_proofs), tuple(waiting))
+    kept = {one.entry.name for one in refused}
+    records = [entry for entry in unneeded.records if kept.isdisjoint(unneeded.named[entry.name])]
+    gone_records = _delete(store, records, _RECORD_DELETED, refused)
+    gone_proofs = _delete(store, unneeded.proofs, _PROOF_DELETED, refused)
+    if refused:
+        waiting.append(_refusal(refused))
+    names = tuple(sorted(one.entry.name for one in refused))
+    return _told(gone_logs, gone_layers, gone_records, waiting, names, gone_proofs)
 
 
 def find_unneeded(log: ReplicaLog) -> Unneeded:
@@ -116,13 +129,22 @@ def find_unneeded(log: ReplicaLog) -> Unneeded:
         for entry in gone
         if (range_of := _range_of(head, _number(place, entry) or 0)) is None or range_of in young
     ]
+    named = dict.fromkeys((entry.name for entry in free_records), frozenset[str]())
+    named |= {
+        place.point(record.seq): frozenset(
+            place.below(one.name) for disk in record.disks for one in disk.logs
+        )
+        for record in merged_away
+    }
     # A proof goes with its point, never before.
     free_proofs = [
-        name
+        Entry(name, 0)
         for seq, name in proofs.entries(place)
         if head.gone(seq) and ((range_of := _range_of(head, seq)) is None or range_of in young)
     ]
-    return Unneeded(tuple(free_logs), tuple(orphans), tuple(free_records), tuple(waiting), tuple(free_proofs))
+    return Unneeded(
+        tuple(free_logs), tuple(orphans), tuple(free_records), tuple(waiting), named, tuple(free_proofs)
+    )
 
 
 def _no_older_hold(head: Head, merged: Merged) -> bool:
@@ -171,16 +193,21 @@ def _swapped(place: Place, head: Head, version: Version) -> bool:
     return not isinstance(place.store.swap(place.head, encode(changed), version), Conflict)
 
 
-_Named = TypeVar("_Named", Entry, str)
+class _Refused(NamedTuple):
+    entry: Entry
+    cause: str
 
 
-def _delete(store: ObjectStore, entries: Iterable[_Named], after: failpoints.Failpoint) -> tuple[_Named, ...]:
-    """Those that could be deleted. An immutable object is left for a later sweep."""
+def _delete(
+    store: ObjectStore, entries: Iterable[Entry], after: failpoints.Failpoint, refused: list[_Refused]
+) -> tuple[Entry, ...]:
+    """Those that could be deleted. What the store refuses joins `refused`, and is left for a later sweep."""
 
-    def one(entry: _Named) -> _Named | None:
+    def one(entry: Entry) -> Entry | None:
         try:
-            store.delete(entry if isinstance(entry, str) else entry.name)
-        except StoreRefused:
+            store.delete(entry.name)
+        except StoreRefused as error:
+            refused.append(_Refused(entry, error.cause))
             return None
         after.reach()
         return entry
@@ -189,6 +216,24 @@ def _delete(store: ObjectStore, entries: Iterable[_Named], after: failpoints.Fai
         return tuple(entry for entry in pool.map(one, entries) if entry)
 
 
-def _told(gone: Unneeded, waiting: tuple[str, ...]) -> Swept:
-    size = sum(entry.size for entry in (*gone.logs, *gone.layers))
-    return Swept(len(gone.logs), len(gone.layers), len(gone.records), size, waiting, len(gone.proofs))
+def _refusal(refused: Sequence[_Refused]) -> str:
+    """All of them by number and size, the first by name, and what the store says of that one."""
+    first = min(refused)
+    others = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+    size = sum(one.entry.size for one in refused)
+    return (
+        f"the store refuses to delete {first.entry.name}{others} ({size} bytes that nothing needs and that are "
+        f"paid for until the next sweep gets them): {first.cause}"
+    )
+
+
+def _told(
+    logs: Sequence[Entry],
+    layers: Sequence[Entry],
+    records: Sequence[Entry],
+    waiting: Sequence[str],
+    refused: tuple[str, ...] = (),
+    proofs: Sequence[Entry] = (),
+) -> Swept:
+    size = sum(entry.size for entry in (*logs, *layers))
+    return Swept(len(logs), len(layers), len(records), size, tuple(waiting), refused, len(proofs))

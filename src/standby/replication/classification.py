@@ -114,6 +114,11 @@ TABLE: Final[dict[str, Row]] = {
     "hypervisor.base.MachineNotFound": Row(
         _CRITICAL, "the host has no such machine", "bring it back, or `standby vm unprotect`"
     ),
+    "hypervisor.base.MachineNotConnected": Row(
+        _CRITICAL,
+        "the machine's sockets are not known to the agent",
+        "`standby vm connect MACHINE --qmp SOCKET`",
+    ),
     "hypervisor.base.MachineUnreachable": Row(
         _CYCLE,
         "the machine is off, or its control socket does not answer",

@@ -17,13 +17,13 @@ from standby.replication.books import Books, BooksUnwritable
 from standby.replication.chronicle import Chronicler
 from standby.replication.classification import Outcome, outcome
 from standby.replication.decide import SourceAction, TargetAction, View, source_action, target_action
-from standby.replication.entries import Entry, Queue
+from standby.replication.entries import Entry
 from standby.replication.hours import host_zone
 from standby.replication.policy import Policy
 from standby.replication.relationship import Relationship, Side, Trouble
 from standby.replication.resync import Reason
 from standby.replication.retry import wait_seconds
-from standby.replication.room import Room, room
+from standby.replication.room import crowded, full
 from standby.replication.source import CycleReport, Source
 from standby.replication.standing import resync_opens
 from standby.replication.states import Event, State, after
@@ -90,7 +90,7 @@ class Engine:
         self._clock = clock
         self._observer = observer
         self._tz = tz or host_zone()
-        self._chronicler = Chronicler(books, relationship, clock, self._tz)
+        self._chronicler = Chronicler(books, relationship, source.volumes, clock, self._tz)
         self._next_cycle = clock.monotonic() + first_cycle
         self._no_work_before = dict.fromkeys(Side, clock.monotonic())
         self._stopping = threading.Event()
@@ -209,7 +209,8 @@ class Engine:
     def view(self) -> View:
         relationship = self._books.get(self._id)
         queue = self._books.queued(self._id)
-        space = self._room(relationship, queue)
+        sizes = {disk.id: disk.size for disk in relationship.disks}
+        volumes = self._source.volumes()
         oldest = queue.oldest
         return View(
             state=relationship.status.state,
@@ -221,8 +222,8 @@ class Engine:
             queued=queue.length,
             queued_scans=queue.scans,
             resync_open=self._resync_open(relationship),
-            full=bool(space.full),
-            crowded=bool(space.crowded),
+            full=full(relationship.policy, sizes, queue.bytes, volumes),
+            crowded=bool(crowded(relationship.policy, queue.bytes, volumes)),
             closing=relationship.closing > 0,
             capture_due=self._due(relationship, Side.CAPTURE),
             cycle_due=self._due(relationship, Side.CAPTURE) and self._clock.monotonic() >= self._next_cycle,
@@ -348,8 +349,9 @@ class Engine:
 
     def _make_room(self) -> None:
         relationship = self._relationship()
-        crowded = self._room(relationship, self._books.queued(self._id)).crowded
-        self._source.drop(crowded, Reason.BACKLOG)
+        queue = self._books.queued(self._id)
+        disks = crowded(relationship.policy, queue.bytes, self._source.volumes())
+        self._source.drop(disks, Reason.BACKLOG)
         if relationship.status.state is not State.INITIAL_REPLICATION:
             self._apply(Event.TRACKING_LOST)
 
@@ -422,10 +424,6 @@ class Engine:
             self._books.set_resync(self._id, "")
         self._chronicler.committed(relationship, record)
         self._observer.committed(record)
-
-    def _room(self, relationship: Relationship, queue: Queue) -> Room:
-        sizes = {disk.id: disk.size for disk in relationship.disks}
-        return room(relationship.policy, sizes, queue.bytes, self._source.volumes())
 
     def _due(self, relationship: Relationship, side: Side) -> bool:
         """Whether no error stands in the way of this side now."""

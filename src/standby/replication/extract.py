@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from standby.block.disk import Disk
 from standby.block.extent import Extent, Span, total
+from standby.replica.cipher import Cipher
 from standby.replica.format import BLOCK, BlockHash, block_count, block_hash
 from standby.replica.log import LogWriter
 from standby.replica.pack import ZERO_HASH_ITEM, Content, empty_content, pack, zero_rows
@@ -75,6 +76,11 @@ class _Buffers:
 
 
 _buffers = _Buffers()
+
+
+def hash_of(cipher: Cipher | None) -> BlockHash:
+    """What names a block's content in the replica that the cipher is of."""
+    return cipher.block_hash if cipher else block_hash
 
 
 class Extractor:

@@ -22,6 +22,9 @@ KEPT_FREE: Final = 1 << 30
 SAMPLES: Final = 30
 """Newest samples from which a rate is told."""
 
+SPACING: Final = timedelta(seconds=10)
+"""Least time between two samples that are kept: all of them together then span what a rate is told from."""
+
 _FEWEST: Final = 4
 _SHORTEST: Final = timedelta(minutes=2)
 _HORIZON: Final = timedelta(days=7)
@@ -76,7 +79,7 @@ class Backlog(NamedTuple):
 
 
 class Room(NamedTuple):
-    """The volume that a queue lies on. kept: bytes that stay free. reached_at: when only those are left."""
+    """The volume that a queue lies on. kept: bytes that must be free for a new log. reached_at: when no more are."""
 
     path: str
     free: int
@@ -93,16 +96,24 @@ class Room(NamedTuple):
         return self.exceeded or _soon(self.reached_at, now)
 
     def sentence(self, now: datetime, tz: tzinfo) -> str:
-        told = f"Volume of {self.path}: {size_of(self.free)} are free, {size_of(self.kept)} of them are kept free"
+        told = (
+            f"Volume of {self.path}: {size_of(self.free)} are free, and a new log needs {size_of(self.kept)}"
+        )
         if self.exceeded:
-            return f"{told}: no new log is begun until there is room."
+            return f"{told}: no point is made until there is room; changes go on being tracked."
         if self.reached_at is None:
             return f"{told}."
-        return f"{told}; that is reached at {shown(self.reached_at, now, tz)} at this rate."
+        return f"{told}; at this rate no more are left at {shown(self.reached_at, now, tz)}."
 
 
 def _soon(at: datetime | None, now: datetime) -> bool:
     return at is not None and at - now <= _WARNED_BEFORE
+
+
+def sampled(samples: Sequence[Sample], newest: Sample) -> tuple[Sample, ...]:
+    """The samples with one more. The newest one always stays; of those before it, one every SPACING."""
+    kept = samples[:-1] if len(samples) > 1 and samples[-1].at - samples[-2].at < SPACING else samples
+    return (*kept, newest)[-SAMPLES:]
 
 
 def limit_of(size: int, percent: int) -> int:

@@ -6,7 +6,6 @@ a machine sends counts against both. This module decides rates; a token bucket o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, time, tzinfo
 from typing import Final
 
@@ -50,8 +49,3 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 UNLIMITED: Final = Bandwidth()
-
-
-def lowest(rates: Iterable[int | None]) -> int | None:
-    """What limits of which each holds allow together: of a host and of a machine, for one machine alone."""
-    return min((rate for rate in rates if rate is not None), default=None)

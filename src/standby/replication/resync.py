@@ -22,7 +22,6 @@ class Reason(StrEnum):
     BACKLOG = "backlog"
     TRACKING_LOST = "tracking-lost"
     HOST_CRASH = "host-crash"
-    CHANGED_OFF = "changed-off"
     RESIZED = "resized"
     REVERTED = "reverted"
     DETACHED = "detached"
@@ -65,11 +64,6 @@ EXPLAINED: Final[dict[Reason, Explained]] = {
         "change tracking was not closed gracefully (the host crashed, or the machine's process was killed)",
         Begins.IN_WINDOW,
         _START_NOW,
-    ),
-    Reason.CHANGED_OFF: Explained(
-        "it was changed while the machine was off",
-        Begins.IN_WINDOW,
-        f"see who wrote to the image; {_START_NOW}",
     ),
     Reason.RESIZED: Explained(
         "it has another size",

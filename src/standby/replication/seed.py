@@ -26,9 +26,10 @@ from standby.objects.probe import probe
 from standby.replica.documents import DiskState
 from standby.replica.format import LogHeader, block_count
 from standby.replica.journal import Place, ReplicaLog, ReplicaMissing, read_head
+from standby.replica.keys import Key
 from standby.replica.plan import last_state
 from standby.replica.writer import Draft, Writer, attach, create
-from standby.replication.extract import Extractor, Progress, nothing
+from standby.replication.extract import Extractor, Progress, hash_of, nothing
 from standby.replication.known import KnownBlocks
 from standby.replication.source import SCAN_LOG, SCAN_STEP
 from standby.replication.spool import DiskLog
@@ -51,18 +52,23 @@ def seed(
     *,
     clock: Clock,
     scratch: Path,
+    key: Key | None = None,
     progress: Progress = nothing,
 ) -> Seeded:
     """Make the replica's first state of these disks, by id. Interrupted, it is called again and goes on.
 
-    scratch: where logs of up to SCAN_LOG bytes lie until they are stored. Raises InvalidRequest if the replica
-    has recovery points, Fenced if an agent owns it already, and what the store and the disks raise.
+    scratch: where logs of up to SCAN_LOG bytes lie until they are stored. key: the replica is encrypted under it,
+    before anything is written there. Raises InvalidRequest if the replica has recovery points, Fenced if an agent
+    owns it already, KeyMissing, WrongKey, NotEncrypted if the key does not fit what is there, and what the store
+    and the disks raise.
     """
     probe(store)
     origin = f"seed on {socket.gethostname()}"
-    _create(store, replica, origin, clock)
-    writer = attach(store, replica, owner=origin, clock=clock, new_id=lambda: str(ULID()), take_over=False)
-    log = ReplicaLog.read(store, replica)
+    _create(Place(store, replica, key), origin, clock)
+    writer = attach(
+        store, replica, owner=origin, clock=clock, new_id=lambda: str(ULID()), take_over=False, key=key
+    )
+    log = ReplicaLog.read(store, replica, key=key)
     sent = 0
     with tempfile.TemporaryDirectory(prefix="standby-", dir=scratch) as name:
         for number, disk_id in enumerate(disks):
@@ -70,17 +76,17 @@ def seed(
     return Seeded(sum(disk.size for disk in disks.values()), sent)
 
 
-def _create(store: ObjectStore, replica: str, origin: str, clock: Clock) -> None:
+def _create(place: Place, origin: str, clock: Clock) -> None:
     """Raises InvalidRequest if there are recovery points, which a seed could only make worse."""
     try:
-        head, _ = read_head(Place(store, replica))
+        head, _ = read_head(place)
     except ReplicaMissing:
-        create(store, replica, replica=uuid4(), origin=origin, clock=clock)
+        create(place.store, place.name, replica=uuid4(), origin=origin, clock=clock, key=place.key)
         return
-    if points := ReplicaLog.read(store, replica).points:
+    if points := ReplicaLog.read(place.store, place.name, key=place.key).points:
         raise InvalidRequest(
             f"the replica {head.name} has {len(points)} recovery points: there is nothing to seed",
-            subject=store.url,
+            subject=place.store.url,
             hint="`standby vm protect` with --take-over continues it: what differs is found by hashes",
         )
 
@@ -96,6 +102,7 @@ def _seed_disk(
 ) -> int:
     """Store what differs from what an earlier run has stored; the bytes of it."""
     disk, sent, at = disks[disk_id], 0, 0
+    cipher = log.cipher()
     newest = last_state(log.records)
     blocks = block_count(disk.size)
     with closing(KnownBlocks.empty(spool / "known", blocks)) as known:
@@ -103,10 +110,10 @@ def _seed_disk(
         while at < disk.size:
             log_id = ULID()
             header = LogHeader(writer.head.replica, log_id.bytes, disk_id, disk.size)
-            part = DiskLog(spool / f"{log_id}.hrl", header)
+            part = DiskLog(spool / f"{log_id}.hrl", header, cipher)
             with ExitStack() as stack:
                 stack.callback(part.abandon)
-                extractor = Extractor(known, part.writer)
+                extractor = Extractor(known, part.writer, hashed=hash_of(cipher))
                 while at < disk.size and part.stored < SCAN_LOG:
                     end = min(at + SCAN_STEP, disk.size)
                     extractor.scan(disk, Extent(at, end - at), progress)

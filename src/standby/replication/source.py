@@ -17,19 +17,17 @@ from standby.block.disk import DiskUnreachable
 from standby.block.extent import Extent
 from standby.clock import Clock
 from standby.errors import Bug, ResyncRequired
-from standby.hypervisor.base import Consistency, Hypervisor, Lost, MachineUnreachable, Tracking, TrackingLost
+from standby.hypervisor.base import Consistency, Lost, MachineUnreachable, Tracking, TrackingLost, Tracks
 from standby.hypervisor.meeting import Meeting
 from standby.records import MachineDescription
-from standby.replica.cipher import Cipher
 from standby.replica.documents import Kind
-from standby.replica.format import BlockHash, block_hash
 from standby.replica.keys import Key
 from standby.replica.log import SealedLog
 from standby.replication.books import Books
 from standby.replication.dirty import EMPTY, DirtyBlocks, dirty_blocks, together
 from standby.replication.diskset import let_detached_go, refuse_added, take_in_added
 from standby.replication.entries import Entry, EntryDisk, LocalLog
-from standby.replication.extract import WORKERS, Extractor
+from standby.replication.extract import WORKERS, Extractor, hash_of
 from standby.replication.known import KnownLost
 from standby.replication.learning import Learning
 from standby.replication.precopy import once_more
@@ -105,7 +103,7 @@ class Source:
         self,
         books: Books,
         relationship: str,
-        hypervisor: Hypervisor,
+        hypervisor: Tracks,
         describe: Callable[[], MachineDescription],
         clock: Clock,
         *,
@@ -193,7 +191,7 @@ class Source:
             with ExitStack() as stack:
                 stack.callback(log.abandon)
                 live = {one: stack.enter_context(closing(handle)) for one, handle in tracking.live().items()}
-                extractor = Extractor(known, log.writer, self._workers, hashed=_hashed(cipher))
+                extractor = Extractor(known, log.writer, self._workers, hashed=hash_of(cipher))
                 while (
                     at < disk.size
                     and log.stored < SCAN_LOG
@@ -254,7 +252,7 @@ class Source:
                         logs[disk.id].writer,
                         self._workers,
                         hold=hold,
-                        hashed=_hashed(cipher),
+                        hashed=hash_of(cipher),
                     )
                     for disk in relationship.disks
                 }
@@ -469,10 +467,6 @@ class Source:
             tried="what waited of this disk is dropped, with the points that it would have become",
             hint="nothing to do: the disk is compared with the replica by hashes; its points stay",
         )
-
-
-def _hashed(cipher: Cipher | None) -> BlockHash:
-    return cipher.block_hash if cipher else block_hash
 
 
 def _length(path: Path) -> int:

@@ -74,7 +74,8 @@ class Spool:
                 continue
             with suppress(FileNotFoundError):  # told when a log is to be written there
                 volume = os.statvfs(folder)
-                found[disk.id] = Volume(folder.stat().st_dev, volume.f_bavail * volume.f_frsize)
+                free = volume.f_bavail * volume.f_frsize
+                found[disk.id] = Volume(str(folder), folder.stat().st_dev, free)
         return found
 
     def _beside(self, disk_id: str) -> Path:

@@ -8,9 +8,10 @@ from standby.replica import suspicion
 from standby.replication import health, resync, statistics
 from standby.replication.chronicle import Chronicle
 from standby.replication.entries import Queue
-from standby.replication.forecast import backlog
+from standby.replication.forecast import Backlog, Room, backlog, room
 from standby.replication.health import Compared, Facts, Health, Problem
 from standby.replication.relationship import DiskBook, Relationship, Trouble
+from standby.replication.room import begins_at
 from standby.replication.states import State
 
 
@@ -29,10 +30,13 @@ def facts(
     scanned = [disk for disk in relationship.disks if disk.scan]
     total = sum(disk.size for disk in scanned)
     opens = resync_opens(relationship, now, tz)
-    forecasts = (
-        backlog(disk.id, samples, disk.size, policy.backlog_percent)
-        for disk in relationship.disks
-        if disk.size and (samples := found.queued.get(disk.id))
+    forecasts: tuple[Backlog | Room, ...] = (
+        *(
+            backlog(disk.id, samples, disk.size, policy.backlog_percent)
+            for disk in relationship.disks
+            if disk.size and (samples := found.queued.get(disk.id))
+        ),
+        *(room(path, samples, begins_at(policy)) for path, samples in found.free.items() if samples),
     )
     return Facts(
         state=State.PROTECTED if relationship.status.state is State.DELTA else relationship.status.state,
