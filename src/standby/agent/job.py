@@ -9,12 +9,16 @@ from typing import Final
 import msgspec
 
 from standby.clock import Clock
-from standby.errors import InvalidRequest
+from standby.errors import InvalidRequest, NeedsPerson
 from standby.link.messages import Order, TaskReport, TaskState, WorkReport, WorkState
 
 
 class OrderCancelled(InvalidRequest):
     """Somebody cancelled the order; what it had begun is taken back."""
+
+
+class OrderWaits(NeedsPerson):
+    """Somebody has to do something; then the order comes again."""
 
 
 NOT_CANCELLED: Final = "It can no longer be cancelled: what it did is not taken back by half"
@@ -106,6 +110,8 @@ class Job:
     def end(self, state: WorkState) -> tuple[TaskReport, ...]:
         """Its tasks at the end: what was at work shares its fate, what did not come is skipped."""
         with self._lock:
+            if state is WorkState.WAITING:
+                return tuple(self._tasks.values())
             self._settle(TaskState.SUCCEEDED if state is WorkState.SUCCEEDED else TaskState.FAILED)
             return tuple(
                 msgspec.structs.replace(task, state=TaskState.SKIPPED)

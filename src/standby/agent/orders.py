@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from standby import failpoints
-from standby.agent.job import Job, OrderCancelled
+from standby.agent.job import Job, OrderCancelled, OrderWaits
 from standby.agent.ledger import Ledger, LedgerUnwritable, Stage
 from standby.clock import Clock
 from standby.errors import Bug, StandbyError
@@ -176,7 +176,7 @@ class Orders:
     def _carried(self, job: Job) -> WorkReport | None:
         """How it ended; None if the agent stops meanwhile."""
         error: StandbyError | None = None
-        state = WorkState.FAILED
+        state, waiting = WorkState.FAILED, ""
         try:
             if not job.begun:
                 job.point_of_return()
@@ -189,6 +189,8 @@ class Orders:
             state = WorkState.SUCCEEDED
         except OrderCancelled as cancelled:
             error, state = cancelled, WorkState.CANCELLED
+        except OrderWaits as waits:
+            waiting, state = waits.cause, WorkState.WAITING
         except StandbyError as failed:
             error = failed
             log.warning("%s: %s", job.order.title, failed)
@@ -206,6 +208,7 @@ class Orders:
             tasks=job.end(state),
             error=Refused.of(error) if error else None,
             result=job.result,
+            waiting=waiting,
         )
 
     def _durably(self, write: Callable[[], None]) -> bool:

@@ -16,12 +16,12 @@ from typing import Final
 from standby.agent.job import Job
 from standby.agent.replication_orders import ReplicationOrders
 from standby.clock import Clock
-from standby.errors import InvalidRequest, Recoverable
+from standby.errors import InvalidRequest, NeedsPerson, Recoverable
 from standby.hypervisor.host import Fetched, Network, RecoveryHost
 from standby.link import recovery as orders
 from standby.link.recovery import OfRun, RecoveryOrder
 from standby.link.requests import Protect
-from standby.recovery import failback, failover, hydrate, live, live_steps, live_view, run_directory
+from standby.recovery import failback, failover, hydrate, live, live_steps, live_view, proof, run_directory
 from standby.recovery.failover_steps import CHECK as TEST_CHECK
 from standby.recovery.failover_steps import MANNER as TEST_MANNER
 from standby.recovery.live_steps import WISH, Wish
@@ -42,6 +42,7 @@ _LIVE_TASKS: Final = (
     "Start failover",
     "Start the replica virtual machine",
 )
+_PROOF_TASKS: Final = ("Start the virtual machine", "Looking at it", "Removing the test virtual machine")
 _CLEAN_UP: Final = "Removing the test virtual machine"
 _CHANGE: Final = "Changing the recovery point"
 _COMMIT: Final = "Committing the failover"
@@ -63,6 +64,14 @@ _BEGAN: Final = "began"
 
 class InterruptedTakenBack(Recoverable):
     """The agent was killed while it took back what a failed order had begun; that is done now."""
+
+
+def _followed(job: Job, row: Row) -> None:
+    """Of a proof's own steps: what it starts, then what it takes away."""
+    if row.state is State.UNDOING:
+        job.task(_PROOF_TASKS[2])
+    elif row.step == START and row.state is State.DONE:
+        job.task(_PROOF_TASKS[1])
 
 
 class RecoveryOrders:
@@ -112,6 +121,30 @@ class RecoveryOrders:
                 request, run.parent, self._host, clock=self._clock, told=_told(job, before=BOOT), tag=run.name
             )
             job.result["point"] = str(shown.seq)
+
+    @_do.register
+    def _(self, work: orders.Prove, job: Job) -> None:
+        job.expect(_PROOF_TASKS)
+        job.task(_PROOF_TASKS[0])
+        job.no_return()
+        root = (self._folder / TESTS).resolve()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        request = failover.Request(
+            work.store, work.replica, work.point, work.boot_limit, key=remembered(work.key_file)
+        )
+        with _explained(work.replica):
+            kept = proof.prove(
+                request, root, self._host, clock=self._clock, told=lambda row: _followed(job, row)
+            )
+        job.result |= {"point": str(kept.seq), "verdict": kept.verdict}
+        if kept.verdict == "failed":
+            raise NeedsPerson(
+                f"point {kept.seq} does not come up: {'; '.join(kept.reasons)}",
+                subject=kept.machine,
+                tried="starting it in isolation, and looking at it",
+                hint=f"`standby replica proof {work.store} {work.replica}` shows its console; "
+                f"`standby replica bisect {work.store} {work.replica}` finds the newest point that does",
+            )
 
     @_do.register
     def _(self, work: orders.FailOver, job: Job) -> None:

@@ -45,6 +45,7 @@ class Program(Group):
     """The program, with some nouns that are loaded when they are used."""
 
     nouns: ClassVar[Mapping[str, Noun]] = {
+        "up": Noun("standby.cli.up"),
         "vault": Noun("standby.cli.vault", "The control plane: REST, portal, jobs."),
         "login": Noun("standby.cli.login"),
         "logout": Noun("standby.cli.logout"),

@@ -50,7 +50,7 @@ class RunPlan(RecoveryOrder, frozen=True, kw_only=True):
     part: str = "both"
     source_down: bool = False
     answered: bool = False
-    skip: tuple[str, ...] = ()
+    run: str = ""
 
 
 class CleanUpPlan(RecoveryOrder, frozen=True, kw_only=True):

@@ -411,6 +411,9 @@ TABLE: Final[dict[str, Row]] = {
     "demo.initramfs.PackageMissing": Row(_CRITICAL, "a package for the demo is missing", "install it"),
     "demo.scenario.DemoFailed": Row(_CRITICAL, "the demo did not show what it should", "look with --keep"),
     "demo.stamps.NotAPrefix": Row(_CRITICAL, "disks of the demo are of several instants", "report it"),
+    "agent.job.OrderWaits": Row(
+        _CRITICAL, "a vault's order waits for a person", "do it, then continue the job"
+    ),
     # The vault.
     "vault.database.DatabaseAway": Row(
         _RETRY,

@@ -73,6 +73,15 @@ def answered(kept: list[Any], part: int) -> list[Any]:
     return found
 
 
+def again(kept: list[Any], part: int, result: Mapping[str, Any]) -> list[Any]:
+    """Kept parts for another try: a run of a plan that stopped is taken up again."""
+    work = kept[part]["work"]
+    run = result.get(f"plan-{work.get('part', '')}", "") if work["type"] == recovery.RunPlan.__name__ else ""
+    found = list(kept)
+    found[part] = {**kept[part], "work": {**work, "run": run}} if run else kept[part]
+    return found
+
+
 def _planned(subject: Subject, params: Params) -> list[Part]:
     if not subject.replicating:
         raise Conflict("it is not protected", subject=subject.machine, hint="fail it over unplanned")

@@ -262,7 +262,7 @@ def _again(vault: Vault, session: Session, actor: Actor, job: Job, once: str) ->
         host=job.host,
         subject=job.subject,
         params=job.params,
-        parts=job.parts,
+        parts=planning.again(job.parts, job.part, job.result),
         part=job.part,
         result=job.result,
         exclusive=job.exclusive,
