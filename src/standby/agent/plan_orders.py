@@ -15,10 +15,10 @@ from standby.hypervisor.host import RecoveryHost
 from standby.link.recovery import CleanUpPlan, RunPlan
 from standby.link.requests import Seal
 from standby.recovery import plan_findings, plan_record, plan_run
-from standby.recovery.plan_document import Kind, Member, PlanRefused, parse
+from standby.recovery.plan_document import Kind, Manual, Member, PlanRefused, parse
 from standby.recovery.plan_host import Here
 from standby.recovery.plan_record import PlanRow, PlanRun, PlanStopped
-from standby.recovery.plan_steps import Part, Phase, PlanStep, Stand
+from standby.recovery.plan_steps import Part, Phase, PlanStep, Stand, action_of
 from standby.recovery.run_directory import FAILOVERS, TESTS
 from standby.replication.books import Books
 
@@ -121,5 +121,6 @@ def _asked(found: PlanRun) -> str:
     texts = []
     for row in found.waiting:
         step = next(one for one in found.order.steps if one.id == row.step)
-        texts.append(f"{step.id}: {row.text}" if row.text else step.id)
+        action = action_of(found.order.plan, step)
+        texts.append(f"{action.name}: {action.text}" if isinstance(action, Manual) else step.id)
     return "; ".join(texts)

@@ -113,11 +113,15 @@ KINDS: Final[Mapping[str, Kind]] = {
         "Planned failover",
         Role.OPERATOR,
         (
-            "Prerequisites check for failover",
-            "Shut down the virtual machine",
             "Synchronizing the latest changes",
+            "Shut down the virtual machine",
+            "Synchronizing the last changes",
         ),
-        second=("Start failover", "Start the replica virtual machine"),
+        second=(
+            "Prerequisites check for failover",
+            "Start failover",
+            "Start the replica virtual machine",
+        ),
         dangerous=True,
     ),
     "change-point": Kind(
@@ -139,10 +143,12 @@ KINDS: Final[Mapping[str, Kind]] = {
         ("Start the virtual machine", "Looking at it", "Removing the test virtual machine"),
         upkeep=True,
     ),
-    "test-plan": Kind("Test a recovery plan", Role.OPERATOR),
-    "run-plan": Kind("Run a recovery plan", Role.OPERATOR, dangerous=True),
-    "planned-plan": Kind("Run a recovery plan, planned", Role.OPERATOR, dangerous=True),
-    "clean-up-plan": Kind("Clean up a recovery plan", Role.OPERATOR),
+    "test-plan": Kind("Test a recovery plan", Role.OPERATOR, ("Running the plan",)),
+    "run-plan": Kind("Run a recovery plan", Role.OPERATOR, ("Running the plan",), dangerous=True),
+    "planned-plan": Kind(
+        "Run a recovery plan, planned", Role.OPERATOR, ("Running the plan",), dangerous=True
+    ),
+    "clean-up-plan": Kind("Clean up a recovery plan", Role.OPERATOR, ("Ending its machines",)),
     "scrub": Kind("Scrub the replica", Role.OPERATOR, ("Looking for damage",), upkeep=True),
     "reverse-replicate": Kind("Reverse replicate", Role.OPERATOR, ("Protecting the recovered machine",)),
 }

@@ -135,7 +135,8 @@ def report(
             else:
                 cancel.append(work.job)
             continue
-        _note_tasks(session, job, work.tasks)
+        over = ended and work.state is not WorkState.WAITING
+        _note_tasks(session, job, work.tasks, over=over)
         job.held = now + LEASE
         job.result = {**job.result, **work.result}
         step = after(work.state, job.part, len(job.parts))
@@ -323,8 +324,8 @@ def _end(vault: Vault, session: Session, job: Job, state: JobState, error: Refus
     )
 
 
-def _note_tasks(session: Session, job: Job, told: Sequence[TaskReport]) -> None:
-    """What the report says, and what was expected beyond it."""
+def _note_tasks(session: Session, job: Job, told: Sequence[TaskReport], *, over: bool) -> None:
+    """What the report says, and what was expected beyond it: once the part is over, that does not come any more."""
     if not told:
         return
     rows = session.scalars(
@@ -343,8 +344,9 @@ def _note_tasks(session: Session, job: Job, told: Sequence[TaskReport]) -> None:
         }
         for one in told
     ]
+    left = TaskState.SKIPPED.value if over else TaskState.PENDING.value
     merged += [
-        {"name": one.name, "state": one.state, "began": None, "ended": None, "progress": None, "detail": ""}
+        {"name": one.name, "state": left, "began": None, "ended": None, "progress": None, "detail": ""}
         for one in expected
         if one.name not in names
     ]
