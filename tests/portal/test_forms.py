@@ -10,8 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from standby.link.messages import VaultKey, WorkReport, WorkState
-from standby.vault import catalogue, hosts, listing, machines, overview
+from standby.vault import catalogue, hosts, listing, machines, overview, plans
 from standby.vault.jobs import JobState
+from standby.vault.schema import Job
 from tests.portal.scene import HOSTS, PASSWORD, ROOT, STORE, Agent, Scene, copied, seen, standing
 from tests.portal.test_pages import machine
 
@@ -179,6 +180,36 @@ def test_policies_are_changed_and_deleted(one, enter):
     ada.post("/policies", **{**filled, "name": "Spare"})
     spare = next(one for one in listing.policies(one.vault) if one.name == "Spare")
     assert ada.post(f"/policies/{spare.id}/delete").status_code == 303
+
+
+def test_a_plan_is_kept_run_and_its_test_cleaned_up(one, enter):
+    ada, olga = enter(one, "ada"), enter(one, "olga")
+    (host,) = listing.hosts(one.vault)
+    document = (
+        'name = "shop"\n[[groups]]\nname = "first"\n[[groups.members]]\nstore = "/x"\nreplica = "wiki"\n'
+    )
+    assert "None yet" in ada.get("/plans").text
+    refused = ada.post("/plans", host=host.id, document=document.replace("replica", "replicas"))
+    assert refused.status_code == 422
+    assert "it is no plan" in refused.text
+    assert ada.post("/plans", host=host.id, document=document).status_code == 303
+    (plan,) = plans.listed(one.vault)
+    page = olga.get("/plans").text
+    assert "shop" in page
+    assert f"/plans/{plan.id}/change" not in page, "operators run it, administrators write it"
+    unconfirmed = olga.post(f"/plans/{plan.id}/run", kind="unplanned", confirm="")
+    assert "not confirmed" in unconfirmed.text
+    begun = olga.post(f"/plans/{plan.id}/run", kind="test", once="k").headers["location"]
+    assert olga.post(f"/plans/{plan.id}/run", kind="test", once="k").headers["location"] == begun
+    assert olga.post(f"/plans/{plan.id}/run", kind="test", once="l").status_code == 409
+    job = begun.rpartition("/")[2]
+    with one.vault.session() as session:
+        row = session.get_one(Job, job)
+        row.state, row.ended, row.result = "succeeded", row.created, {"run": "/srv/run"}
+    assert f"/plans/runs/{job}/clean-up" in olga.get(begun).text
+    ended = olga.post(f"/plans/runs/{job}/clean-up").headers["location"]
+    assert "Clean up a recovery plan: shop" in olga.get(ended).text
+    assert ada.post(f"/plans/{plan.id}/delete").status_code == 303
 
 
 def test_sites_stores_keys_and_hosts_end(one, enter):

@@ -12,10 +12,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from standby.vault import hosts, listing, overview
+from standby.vault import hosts, listing, overview, plans
 from standby.vault.jobs import Role
 from standby.vault.schema import Machine
 from tests.portal.scene import ROOT
+
+PLAN = 'name = "shop"\n[[groups]]\nname = "first"\n[[groups.members]]\nstore = "/x"\nreplica = "wiki"\n'
 
 R, OP, A = Role.READER, Role.OPERATOR, Role.ADMINISTRATOR
 ROLES: Final = {"reader": R, "operator": OP, "administrator": A}
@@ -62,6 +64,16 @@ TABLE: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", "/keys"): A,
     ("GET", "/keys/{key}/delete"): A,
     ("POST", "/keys/{key}/delete"): A,
+    ("GET", "/plans"): R,
+    ("GET", "/plans/new"): A,
+    ("POST", "/plans"): A,
+    ("GET", "/plans/{plan}/change"): A,
+    ("GET", "/plans/{plan}/run"): OP,
+    ("POST", "/plans/{plan}/run"): OP,
+    ("GET", "/plans/{plan}/delete"): A,
+    ("POST", "/plans/{plan}/delete"): A,
+    ("GET", "/plans/runs/{job}/clean-up"): OP,
+    ("POST", "/plans/runs/{job}/clean-up"): OP,
     ("GET", "/policies"): R,
     ("GET", "/policies/new"): A,
     ("POST", "/policies"): A,
@@ -126,6 +138,7 @@ def ids(day) -> dict[str, str]:
         "site": listing.sites(day.vault)[0].id,
         "store": next(one.id for one in listing.stores(day.vault) if one.name.startswith("S3")),
         "key": listing.registration_keys(day.vault, ROOT)[-1].id,
+        "plan": plans.keep(day.vault, ROOT, PLAN, "kvm-munich-1").id,
         "policy": listing.policies(day.vault)[0].id,
         "alert": listing.alerts(day.vault)[0].id,
         "channel": "none",

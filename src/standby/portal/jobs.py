@@ -10,11 +10,13 @@ from fastapi import APIRouter, Query, Response
 from standby.errors import InvalidRequest
 from standby.portal.fields import FormPage, refused, show
 from standby.portal.visit import Form, Route, Visit, Visiting, to
+from standby.recovery.plan_document import Kind
 from standby.vault import machines, overview, queue
 from standby.vault.errors import NotFound
 from standby.vault.jobs import KINDS, Action, JobState
 from standby.vault.listing import hosts
 from standby.vault.overview import JobDetail
+from standby.vault.plans import JOBS
 from standby.vault.usage import progress
 
 router = APIRouter(prefix="/jobs", include_in_schema=False, route_class=Route)
@@ -62,6 +64,7 @@ def show_job(visit: Visiting, job: str) -> Response:
         kind=KINDS[found.job.kind],
         actions=machines.job_actions(found.job) if may else (),
         host=names.get(found.job.host or "", ""),
+        cleans=may and found.job.kind == JOBS[Kind.TEST] and found.job.ended and "run" in found.job.result,
         parts=[names.get(one["host"], one["host"]) for one in found.job.parts],
         shown={name: _told(value) for name, value in found.job.params.items() if _tells(name, value)},
     )
@@ -111,7 +114,7 @@ def _job(visit: Visit, job: str) -> JobDetail:
 
 
 def _tells(name: str, value: object) -> bool:
-    return bool(value) and not name.startswith("policy") and name != "host"
+    return bool(value) and not name.startswith("policy") and name not in ("host", "plan", "document")
 
 
 def _told(value: object) -> str:

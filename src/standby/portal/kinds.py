@@ -89,6 +89,8 @@ _BUTTONS: Final = {
     "cancel-failover": "Take the failover back",
     "test-failover": "Start test failover",
     "failover": "Fail over",
+    "planned-failover": "Shut down and fail over",
+    "prove": "Prove it",
 }
 
 _TEXTS: Final = {
@@ -111,6 +113,10 @@ _TEXTS: Final = {
     "clean-up-test": "The test copy of {name} is removed, with all that it wrote.",
     "failover": "A copy of {name} takes its place: its source is fenced off from the replica, and what it wrote after"
     " the point is not in the copy. Make sure that {name} no longer runs on {host}.",
+    "planned-failover": "The guest of {name} is shut down, its last write is replicated, and its copy is started:"
+    " nothing is lost. {name} stays off on {host}.",
+    "prove": "A copy of {name}’s newest point is started in isolation, looked at, and removed. The picture of its"
+    " console and what was found are kept beside the point.",
     "change-point": "The recovered copy of {name} is started anew from another point. What it wrote so far is lost.",
     "commit": "The recovered copy of {name} is kept: its point can no longer be changed, nor the failover cancelled.",
     "cancel-failover": "The recovered copy of {name} is removed, with all that it wrote.",
@@ -207,6 +213,17 @@ def _fail_over(given: Given) -> list[Field]:
     return [*_start(given), down]
 
 
+def _planned(given: Given) -> list[Field]:
+    force = Field(
+        "force",
+        "Stop a guest that does not shut down, as a power cut would",
+        "checkbox",
+        help="what is on its disks is kept all the same",
+        group="More",
+    )
+    return [*(one for one in _start(given) if one.name != "point"), force]
+
+
 def _disks(given: Given) -> list[Option]:
     standing = given.detail.standing
     return [Option(one.id, f"{one.id}, {size_of(one.size)}") for one in (standing.disks if standing else ())]
@@ -220,6 +237,17 @@ _FIELDS: Final[Mapping[str, Callable[[Given], Sequence[Field]]]] = {
     "enable-protection": _enable,
     "test-failover": _start,
     "failover": _fail_over,
+    "planned-failover": _planned,
+    "prove": lambda _given: [
+        Field(
+            "boot_limit",
+            "Seconds to wait for the guest agent",
+            "number",
+            "300",
+            help="empty: the guest has none",
+            extra=(("min", "1"),),
+        )
+    ],
     "change-point": lambda given: [
         Field(
             "point",
@@ -277,15 +305,19 @@ _FIELDS: Final[Mapping[str, Callable[[Given], Sequence[Field]]]] = {
 }
 
 
-def _started(form: Filled) -> dict[str, Any]:
+def _boot_limit(form: Filled) -> float | None:
     limit = form.number("boot_limit", 0)
     if limit < 0:
         raise InvalidRequest("seconds are 1 or more", subject="guest agent", hint="or leave it empty")
+    return float(limit) if limit else None
+
+
+def _started(form: Filled) -> dict[str, Any]:
     return {
-        "point": form["point"],
+        "point": form["point"] or "newest",
         "host": form["host"],
         "network": form["network"] or "isolated",
-        "boot_limit": float(limit) if limit else None,
+        "boot_limit": _boot_limit(form),
         "key_file": form["key_file"],
     }
 
@@ -301,6 +333,8 @@ _PARAMETERS: Final[Mapping[str, Callable[[Filled], dict[str, Any]]]] = {
     },
     "test-failover": _started,
     "failover": lambda form: {**_started(form), "source_down": bool(form["source_down"])},
+    "planned-failover": lambda form: {**_started(form), "force": bool(form["force"])},
+    "prove": lambda form: {"boot_limit": _boot_limit(form)},
     "change-point": lambda form: {"point": form["point"]},
     "set-policy": lambda form: {"policy": form["policy"]},
     "resync": lambda form: {"disks": form.all("disks")},

@@ -40,11 +40,13 @@ def keep(vault: Vault, actor: Actor, document: str, host_key: str) -> PlanRow:
 
     For administrators: its scripts run on that host. Raises InvalidRequest, PlanRefused, Forbidden.
     """
-    plan = parse(document, "plan")
-    if found := problems(plan):
-        raise PlanRefused(plan.name, tuple(found))
-    with vault.audited(actor, "keep plan", plan.name, {"host": host_key}) as session:
+    told = {"host": host_key}
+    with vault.audited(actor, "keep plan", "recovery plan", told) as session:
         actor.must(Role.ADMINISTRATOR, "keeping a recovery plan")
+        plan = parse(document, "plan")
+        told["plan"] = plan.name
+        if found := problems(plan):
+            raise PlanRefused(plan.name, tuple(found))
         host = find_host(session, host_key)
         now = vault.clock.now()
         row = session.scalar(select(PlanRow).where(PlanRow.name == plan.name))
@@ -72,13 +74,19 @@ def begin(
     source_down: bool = False,
     once: str = "",
 ) -> Job:
-    """Run it. confirm: its name, unless it is a test. Raises NotFound, Conflict, InvalidRequest, Forbidden."""
+    """Run it. confirm: its name, unless it is a test. once: an idempotency key.
+
+    Raises NotFound, Conflict, InvalidRequest, Forbidden.
+    """
+    actor.must(Role.OPERATOR, f"running the recovery plan {key}")
     if kind_name not in set(Kind):
         raise InvalidRequest(
             f"a plan has no {kind_name!r} run", subject=key, hint=f"choose {', '.join(Kind)}"
         )
     kind = Kind(kind_name)
     name = JOBS[kind]
+    if once and (known := _begun(vault, actor, key, name, once)):
+        return known
     with vault.audited(actor, KINDS[name].title, key, {"kind": kind_name}) as session:
         actor.must(KINDS[name].role, f"{KINDS[name].title} {key}")
         row = find_plan(session, key)
@@ -95,6 +103,19 @@ def begin(
         return queue.add(
             vault, session, actor, name, _subject(row.name, row.host, source), None, params, once=once
         )
+
+
+def _begun(vault: Vault, actor: Actor, key: str, kind: str, once: str) -> Job | None:
+    """The run that this idempotency key began. Raises Conflict if that was another call."""
+    with vault.session() as session:
+        job = session.scalar(select(Job).where(Job.by == actor.name, Job.once == once))
+        if job is not None and (job.kind != kind or job.subject != find_plan(session, key).name):
+            raise Conflict(
+                "this idempotency key was used for another call",
+                subject=once,
+                hint="use a new key for each thing that is to be done once",
+            )
+        return job
 
 
 def clean_up(vault: Vault, actor: Actor, job_id: str) -> Job:
