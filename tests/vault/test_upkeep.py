@@ -96,3 +96,12 @@ def test_a_host_that_was_named_for_it_does_it_and_another_takes_over_from_a_sile
     late = WorkReport(job=job.id, lease=order.lease, state=WorkState.SUCCEEDED)
     assert job.id in first.send(work=(late,)).taken
     assert overview.job(vault, job.id).job.state == "in progress"
+
+
+@pytest.mark.parametrize(("verdict", "counts"), [("passed", True), ("unsure", False)])
+def test_a_boot_proof_counts_as_a_drill_only_if_it_passed(vault, administrator, protected, verdict, counts):
+    job = machines.begin(vault, administrator, "web", "prove", {})
+    (order,) = protected.beat().orders
+    report = WorkReport(job=job.id, lease=order.lease, state=WorkState.SUCCEEDED, result={"verdict": verdict})
+    protected.beat(work=(report,))
+    assert (machines.shown(vault, "web").relationship.drilled is not None) is counts

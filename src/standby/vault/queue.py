@@ -303,7 +303,8 @@ def _next_part(session: Session, job: Job, part: int) -> None:
 def _end(vault: Vault, session: Session, job: Job, state: JobState, error: Refused | None) -> None:
     job.state, job.ended, job.held = state, vault.clock.now(), None
     job.error = msgspec.to_builtins(error) if error else None
-    if job.kind in ("test-failover", "prove") and state is JobState.SUCCEEDED:
+    proved = job.kind == "prove" and job.result.get("verdict") == "passed"
+    if (job.kind == "test-failover" or proved) and state is JobState.SUCCEEDED:
         for row in session.scalars(
             select(Relationship).where(Relationship.machine == job.machine, Relationship.ended.is_(False))
         ):
