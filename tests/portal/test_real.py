@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from standby.clock import SystemClock
 from standby.objects.directory import DirectoryStore
@@ -96,6 +98,49 @@ def agent(here):
     shutil.rmtree(folder)
 
 
+def log_in(page: Page) -> None:
+    page.goto("/login")
+    page.get_by_label("Name").fill("anna")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Overview")
+
+
+def enable(page: Page, name: str) -> None:
+    """And wait until it is protected; at its page then."""
+    page.goto("/machines")
+    page.get_by_role("link", name=name, exact=True).click(timeout=SLOW)
+    page.get_by_role("link", name="Enable protection").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Enable protection").click()
+    succeeded(page, f"Enable protection: {name}")
+    page.get_by_role("link", name=name, exact=True).first.click()
+    expect(page.get_by_role("cell", name="crash-consistent").first).to_be_visible(timeout=SLOW)
+
+
+def succeeded(page: Page, title: str) -> None:
+    """At a job's page: it ends well, live."""
+    expect(page.get_by_role("heading", level=1)).to_contain_text(title, timeout=SLOW)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("succeeded", timeout=SLOW)
+
+
+def begin(page: Page, machine: str, kind: str, button: str, **fields: str) -> None:
+    """By the form's own page. A machine without a guest has no guest agent to wait for."""
+    page.goto("/machines")
+    page.get_by_role("link", name=machine, exact=True).first.click(timeout=SLOW)
+    href = page.locator(f"a[href*='/begin/{kind}']").first
+    href.wait_for(state="attached", timeout=SLOW)
+    page.goto(href.get_attribute("href") or "")
+    for name, value in fields.items():
+        field = page.locator(f"[name={name}]")
+        if value == "yes":
+            field.check()
+        else:
+            field.fill(value)
+    if page.locator("[name=boot_limit]").count():
+        page.locator("[name=boot_limit]").fill("")
+    page.get_by_role("button", name=button).click()
+
+
 def points(agent) -> int:
     return len(list((agent.folder / "store").rglob("points/*")))
 
@@ -107,11 +152,7 @@ def test_protected_in_the_portal_cut_off_told_truthfully_and_back(network, here,
         agent.start()
     with chromium() as browser:
         page = browser.new_context(base_url=here.url, ignore_https_errors=True).new_page()
-        page.goto("/login")
-        page.get_by_label("Name").fill("anna")
-        page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Log in").click()
-
+        log_in(page)
         page.goto("/machines")
         page.get_by_role("link", name="web", exact=True).click(timeout=SLOW)
         page.get_by_role("link", name="Enable protection").first.click()
@@ -139,3 +180,54 @@ def test_protected_in_the_portal_cut_off_told_truthfully_and_back(network, here,
         expect(row).to_contain_text("Normal", timeout=SLOW)
         page.goto("/")
         expect(page.get_by_text("has not reported since")).to_have_count(0, timeout=SLOW)
+
+
+@pytest.fixture
+def qemu(agent):
+    """Starts a machine without a guest, as its host has it; ended at the end."""
+    running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        disk = agent.folder / f"{name}.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "16M"], check=True)
+        running[name] = subprocess.Popen(
+            ["qemu-system-x86_64", "-name", name, "-uuid", str(uuid4()), "-accel", "tcg", "-m", "32"]
+            + ["-display", "none", "-nodefaults", "-drive", f"file={disk},if=virtio,id=disk0"]
+            + ["-qmp", f"unix:{agent.sockets / f'{name}.qmp'},server=on,wait=off"]
+        )
+        return running[name]
+
+    yield start
+    for one in running.values():
+        one.kill()
+        one.wait()
+
+
+def test_the_three_failovers_in_the_portal(here, agent, qemu):
+    processes = {name: qemu(name) for name in ("web", "db")}
+    agent.start()
+    with chromium() as browser:
+        page = browser.new_context(base_url=here.url, ignore_https_errors=True).new_page()
+        log_in(page)
+        for name in processes:
+            enable(page, name)
+
+        begin(page, "web", "test-failover", "Start test failover")
+        succeeded(page, "Test failover: web")
+        begin(page, "web", "clean-up-test", "Clean up test failover")
+        succeeded(page, "Clean up test failover: web")
+
+        planned = {"shutdown_limit": "2", "force": "yes", "confirm": "web"}
+        begin(page, "web", "planned-failover", "Shut down and fail over", **planned)
+        succeeded(page, "Planned failover: web")
+        wait_for(lambda: processes["web"].poll() is not None, "the end of the source")
+        begin(page, "web", "commit", "Commit", confirm="web")
+        succeeded(page, "Commit: web")
+
+        # The source dies, and nobody can be asked.
+        processes["db"].kill()
+        processes["db"].wait()
+        begin(page, "db", "failover", "Fail over", source_down="yes", confirm="db")
+        succeeded(page, "Failover: db")
+        begin(page, "db", "cancel-failover", "Take the failover back", confirm="db")
+        succeeded(page, "Cancel failover: db")

@@ -221,7 +221,15 @@ def _planned(given: Given) -> list[Field]:
         help="what is on its disks is kept all the same",
         group="More",
     )
-    return [*(one for one in _start(given) if one.name != "point"), force]
+    limit = Field(
+        "shutdown_limit",
+        "Seconds for the guest to shut down",
+        "number",
+        "120",
+        group="More",
+        extra=(("min", "1"),),
+    )
+    return [*(one for one in _start(given) if one.name != "point"), limit, force]
 
 
 def _disks(given: Given) -> list[Option]:
@@ -333,7 +341,11 @@ _PARAMETERS: Final[Mapping[str, Callable[[Filled], dict[str, Any]]]] = {
     },
     "test-failover": _started,
     "failover": lambda form: {**_started(form), "source_down": bool(form["source_down"])},
-    "planned-failover": lambda form: {**_started(form), "force": bool(form["force"])},
+    "planned-failover": lambda form: {
+        **_started(form),
+        "force": bool(form["force"]),
+        "shutdown_limit": float(form.number("shutdown_limit", 120)),
+    },
     "prove": lambda form: {"boot_limit": _boot_limit(form)},
     "change-point": lambda form: {"point": form["point"]},
     "set-policy": lambda form: {"policy": form["policy"]},
