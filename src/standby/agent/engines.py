@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ulid import ULID
 
+from standby.agent.pursuits import Pursuits
 from standby.clock import Clock
 from standby.errors import StandbyError
 from standby.hypervisor.base import MachineNotConnected, Tracking
@@ -22,6 +23,8 @@ from standby.records import MachineDescription
 from standby.replication.agenda import first_due
 from standby.replication.books import Books
 from standby.replication.engine import Engine, Observer
+from standby.replication.followers import Followers
+from standby.replication.following import Following
 from standby.replication.hours import host_zone
 from standby.replication.limits import Bandwidth
 from standby.replication.relationship import Connection, Relationship
@@ -63,6 +66,8 @@ class Engines:
         self._bandwidths: dict[str, Bandwidth] = {}
         self._host_bandwidth = books.bandwidth()
         self._spread = spread
+        self._owner = f"standby@{socket.gethostname()}"
+        self._pursuits = Pursuits()
         self._runner = Runner(clock, failed) if running else None
 
     def run(self, stop: threading.Event) -> None:
@@ -90,6 +95,7 @@ class Engines:
                 log.error("%s: %s", relationship.machine, error)
                 return
             self._engines[relationship.id] = engine
+            self._pursuits.begin(relationship.id, self._followings(relationship, engine))
             self._bandwidths[relationship.id] = relationship.policy.bandwidth
             self.throttle()
         self._runner.add(engine)
@@ -100,6 +106,7 @@ class Engines:
             engine = self._engines.pop(relationship_id, None)
             self._throttles.pop(relationship_id, None)
             self._bandwidths.pop(relationship_id, None)
+        self._pursuits.end(relationship_id)
         if engine:
             if self._runner:
                 self._runner.remove(engine)
@@ -121,6 +128,18 @@ class Engines:
             return
         with self._runner.between(engine) if alone and self._runner else nullcontext():
             yield engine
+
+    def follow(self, relationship: Relationship) -> None:
+        """Its targets have become others: deliver to those that there are now."""
+        self._pursuits.end(relationship.id)
+        with self._lock:
+            engine = self._engines.get(relationship.id)
+            if engine is not None:
+                self._pursuits.begin(relationship.id, self._followings(relationship, engine))
+
+    def unfollow(self, relationship: Relationship) -> None:
+        """Returns once nothing is at work with its further targets; until `follow`."""
+        self._pursuits.end(relationship.id)
 
     def store(self, address: str) -> ObjectStore:
         """One client for all machines that replicate there."""
@@ -159,8 +178,8 @@ class Engines:
         target = Target(
             self._books,
             relationship.id,
-            self._limited(relationship),
-            f"standby@{socket.gethostname()}",
+            self._limited(relationship.id, relationship.store),
+            self._owner,
             self._clock,
             lambda: str(ULID()),
         )
@@ -174,14 +193,31 @@ class Engines:
             self._clock,
             self._observer(machine),
             first_cycle=first,
+            stores=lambda address: self._limited(relationship.id, address),
         )
 
-    def _limited(self, relationship: Relationship) -> ObjectStore:
-        """What a machine sends counts against its own rate and the host's."""
+    def _followings(self, relationship: Relationship, engine: Engine) -> list[Following]:
+        return [
+            Following(
+                self._books,
+                relationship.id,
+                one.id,
+                lambda address: self._limited(relationship.id, address),
+                self._owner,
+                self._clock,
+                lambda: str(ULID()),
+                engine.fenced_elsewhere,
+            )
+            for one in Followers(self._books).of(relationship.id)
+        ]
+
+    def _limited(self, relationship: str, address: str) -> ObjectStore:
+        """What a machine sends, to all its targets, counts against its own rate and the host's."""
         if self._runner is None:
-            return self.store(relationship.store)
-        throttle = self._throttles[relationship.id] = Throttle(clock=self._clock)
-        return Limited(Limited(self.store(relationship.store), self._host), throttle)
+            return self.store(address)
+        with self._lock:
+            throttle = self._throttles.setdefault(relationship, Throttle(clock=self._clock))
+        return Limited(Limited(self.store(address), self._host), throttle)
 
 
 class Unconnected:

@@ -15,7 +15,7 @@ from standby.link import requests
 from standby.link.requests import Answer, Done, OfMachine, Refused, Request
 from standby.records import Finding
 from standby.replica.keys import remembered
-from standby.replication import enable
+from standby.replication import enable, targets
 from standby.replication.books import Books, find
 from standby.replication.disable import disable
 from standby.replication.engine import Engine
@@ -212,6 +212,33 @@ class Operations:
         with self._engine(request) as engine:
             engine.retry_now()
         return Done()
+
+    @do.register
+    def _(self, request: requests.AddTarget) -> Done:
+        relationship = find(self._books, request.machine)
+        targets.add(
+            self._books,
+            relationship,
+            self._engines.store(relationship.store),
+            self._engines.store(request.store),
+            request.replica,
+            take_over=request.take_over,
+            origin=socket.gethostname(),
+            clock=self._clock,
+        )
+        self._engines.follow(relationship)
+        return Done()
+
+    @do.register
+    def _(self, request: requests.RemoveTarget) -> Done:
+        relationship = find(self._books, request.machine)
+        follower = targets.find(self._books, relationship, request.store, request.replica)
+        self._engines.unfollow(relationship)
+        try:
+            targets.remove(self._books, follower)
+        finally:
+            self._engines.follow(relationship)
+        return Done(dropped=follower.queued)
 
     @do.register
     def _(self, request: requests.SetBandwidth) -> Done:

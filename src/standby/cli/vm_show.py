@@ -15,10 +15,12 @@ from standby.cli.output import Column, Field, Json, fields, print_json, say, std
 from standby.cli.quantities import age, counted, duration, instant, local, size, zone
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of
+from standby.cli.vm_targets import print_targets, targets_of
 from standby.errors import StandbyError
 from standby.objects.address import open_store
 from standby.replication import chronicle, resync, statistics
 from standby.replication.books import Books, find
+from standby.replication.followers import Followers
 from standby.replication.health import Level
 from standby.replication.holder import holder
 from standby.replication.hours import host_zone
@@ -80,7 +82,8 @@ def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -
     running = holder(books.folder) is not None
     queue = books.queued(relationship.id)
     found = chronicle.read(books, relationship, now, tz)
-    health = health_of(relationship, queue, found, now, tz, agent=running)
+    followers = Followers(books).of(relationship.id)
+    health = health_of(relationship, queue, found, now, tz, agent=running, followers=followers)
     interval = statistics.rolled(found.history, now, relationship.policy.monitoring, tz).current
     newest, problem = None, ""
     if ask_store:
@@ -124,6 +127,7 @@ def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -
             latency_average=interval.latency.average,
             latency_largest=interval.latency.largest,
         ),
+        targets=targets_of(relationship, queue, followers),
         excluded=relationship.excluded,
         disks=tuple(
             results.VmDisk(
@@ -235,6 +239,9 @@ def _print_detail(vm: results.Vm) -> None:
         ],
     )
     console.print()
+    if len(vm.targets) > 1:
+        print_targets(vm.targets)
+        console.print()
     table(
         console,
         [Column("Disk"), Column("Size", right=True), Column("Scanned", right=True), Column("Scan because")],

@@ -97,6 +97,19 @@ class SetKeyFile(OfMachine, frozen=True, kw_only=True):
     key_file: str
 
 
+class AddTarget(OfMachine, frozen=True, kw_only=True):
+    """store: its address. replica: its name there. take_over: also if another agent owns what is there."""
+
+    store: str
+    replica: str
+    take_over: bool = False
+
+
+class RemoveTarget(OfMachine, frozen=True, kw_only=True):
+    store: str
+    replica: str
+
+
 class SetBandwidth(Request, frozen=True, kw_only=True):
     """Of the host: all its machines together."""
 
@@ -117,6 +130,8 @@ AnyRequest = (
     | SetPolicy
     | SetConnection
     | SetKeyFile
+    | AddTarget
+    | RemoveTarget
     | SetBandwidth
 )
 
