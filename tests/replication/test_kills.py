@@ -97,12 +97,13 @@ def check(folder: Path, daemon: Daemon, writer: Writer) -> int:
 
 
 def second(folder: Path, log: ReplicaLog, key: KeyFile | None) -> Iterator[str]:
-    """What is wrong with the second target: it has the points of the first from one of them on, bit for bit."""
+    """What is wrong with the second target: its points are the first one's, in order and bit for bit, up to the newest."""
     twin = ReplicaLog.read(DirectoryStore(folder / "second"), "vm", key=key)
     yield from map(str, verify_logs(twin).findings)
     first = {point.nonce: point for point in log.points}
-    order = [point.nonce for point in log.points]
-    assert order[-len(twin.points) :] == [point.nonce for point in twin.points]
+    has = [point.nonce for point in twin.points]
+    assert [point.nonce for point in log.points if point.nonce in has] == has
+    assert has[-1] == log.points[-1].nonce
     for point in twin.points:
         for name in DISKS:
             ours, theirs = bytearray(SIZE), bytearray(SIZE)

@@ -21,7 +21,7 @@ from standby.replication.policy import Policy
 from standby.replication.states import State
 from tests.hypervisor.processes import SIZE, contents
 from tests.replication.site import again, due, noise, now, stop, write
-from tests.support.faulty_store import Fault, FaultyStore, refused
+from tests.support.faulty_store import Fault, FaultyStore, lost, refused
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +153,27 @@ def test_what_waits_for_one_target_alone_gives_way_before_the_other_misses_a_poi
     two.catch_up()
     two.check()
     assert two.rig.seen.scanned_bytes == {}, "no disk is compared for it"
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost"])
+def test_a_copy_that_breaks_off_goes_on_with_what_is_there(site, fault):
+    two = Two(site)
+    two.capture()
+    two.rig.drain()
+    two.following = two.rig.follow(two.second)
+    two.second.add(
+        Fault("put_if_absent", {"refused": refused, "lost": lost}[fault](), prefix="vm/points/", nth=2)
+    )
+    while two.following.step():
+        pass
+    assert two.follower.trouble.kind == "StoreUnreachable"
+    two.rig.clock.advance(minutes=1)
+    two.catch_up()
+    assert two.follower.trouble is None
+    two.capture()
+    two.rig.drain()
+    two.catch_up()
+    two.check()
 
 
 def test_a_damaged_log_of_one_costs_that_one_a_comparison_of_replicas_only(site):

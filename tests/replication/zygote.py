@@ -73,6 +73,11 @@ def agent(folder: Path, machine: QemuMachine, order: dict[str, object]) -> None:
         return second.step() is False and one.stage is Stage.LEVEL and not one.queued
 
     rig.until(lambda: second.step() is False and rig.state is State.PROTECTED)
+    if str(order["failpoint"]).startswith("follow."):
+        followers = Followers(rig.books)
+        for one in followers.of(rig.id):
+            for path in followers.fall_behind(rig.id, one.id, "a test wants it so"):
+                path.unlink(missing_ok=True)
     for number in range(int(order["points"])):
         application = order["application"] and number == 0
         rig.source.recover() if not rig.source.ready else None

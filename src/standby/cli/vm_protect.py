@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from standby.agent import daemon
@@ -162,6 +163,9 @@ def _in_foreground(folder: Path, request: Protect, more: Sequence[AddTarget], *,
                 Operations(books, engines, clock, watch.findings).do(request)
             watch.task_done(CREATE)
         else:
+            if (request.store, request.replica) in _further(books, known):
+                # It was the first of its targets, until another one came first.
+                request = msgspec.structs.replace(request, store=known.store, replica=known.replica)
             _check_unchanged(known, request)
             if request.key_file != known.key_file and request.key_file:
                 set_key_file(books, known, open_store(known.store), Path(request.key_file))
@@ -185,11 +189,16 @@ def _in_foreground(folder: Path, request: Protect, more: Sequence[AddTarget], *,
 
 
 def _add_targets(books: Books, clock: Clock, relationship: Relationship, more: Sequence[AddTarget]) -> None:
-    there = [(one.store, one.replica) for one in Followers(books).of(relationship.id)]
+    there = {(relationship.store, relationship.replica), *_further(books, relationship)}
     with closing(Engines(books, clock, daemon.Logged, running=False)) as engines:
         for one in more:
             if (one.store, one.replica) not in there:
                 Operations(books, engines, clock).do(one)
+
+
+def _further(books: Books, relationship: Relationship) -> list[tuple[str, str]]:
+    """Stores and replica names of its targets but the first."""
+    return [(one.store, one.replica) for one in Followers(books).of(relationship.id)]
 
 
 def _known(folder: Path, machine: str) -> Relationship | None:

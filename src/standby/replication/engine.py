@@ -300,7 +300,7 @@ class Engine:
                 # The cycle is missed; the next one takes what it would have taken.
                 self._note(Side.CAPTURE, error)
             except (OSError, MemoryError) as error:
-                self._note(Side.CAPTURE, _of_host(error, self._relationship().machine))
+                self._note(Side.CAPTURE, of_host(error, self._relationship().machine))
         return action
 
     def target_step(self) -> TargetAction:
@@ -320,7 +320,7 @@ class Engine:
                 # Captures go on meanwhile.
                 self._note(Side.SEND, error)
             except (OSError, MemoryError) as error:
-                self._note(Side.SEND, _of_host(error, self._relationship().machine))
+                self._note(Side.SEND, of_host(error, self._relationship().machine))
             except ResyncRequired as error:
                 # Nothing is sent until the source has looked through the queue.
                 self._queue_damaged = True
@@ -523,7 +523,7 @@ def _unlearned(entry: Entry, relationship: Relationship) -> bool:
     )
 
 
-def _of_host(error: OSError | MemoryError, machine: str) -> HostBusy | HostRefused:
+def of_host(error: OSError | MemoryError, machine: str) -> HostBusy | HostRefused:
     """Raises the error itself where it can only be a bug."""
     found = outcome(error)
     if found is Outcome.BUG:

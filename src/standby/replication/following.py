@@ -33,6 +33,7 @@ from standby.replica.twin import copy_boot_files
 from standby.replica.writer import Draft, NewId, Writer, attach
 from standby.replication.books import Books
 from standby.replication.dirty import DirtyBlocks
+from standby.replication.engine import of_host
 from standby.replication.extract import Extractor, hash_of
 from standby.replication.followers import Follower, Followers, Stage
 from standby.replication.known import KnownBlocks
@@ -85,7 +86,7 @@ class Following:
         self._fenced = fenced
         self._key = key
         self._writer: Writer | None = None
-        self._at = ""
+        self._at = ("", False)
 
     def step(self) -> bool:
         """Do what is next; whether anything was. Raises Bug."""
@@ -93,9 +94,11 @@ class Following:
         follower = self._followers.get(self._relationship, self._id)
         if follower is None or not self._due(relationship, follower):
             return False
-        if self._at != follower.store:
-            # It has changed places with the first target.
-            self._at, self._writer = follower.store, None
+        at = (follower.store, follower.stage is Stage.LEVEL)
+        if self._at not in (at, (follower.store, False)):
+            # It has changed places with the first target, or fallen behind: what is undecided is so no longer.
+            self._writer = None
+        self._at = at
         try:
             done = self._next(relationship, follower)
         except LogDamaged as error:
@@ -111,6 +114,9 @@ class Following:
             return True
         except (Recoverable, NeedsPerson, InvalidRequest) as error:
             self._note(follower, error)
+            return True
+        except (OSError, MemoryError) as error:
+            self._note(follower, of_host(error, relationship.machine))
             return True
         if done and follower.trouble:
             self._followers.set_trouble(self._id, None)
@@ -303,7 +309,9 @@ class Following:
 
     def _note(self, follower: Follower, error: StandbyError, *, fenced: bool = False) -> None:
         """As for the first target: tried again after 1, 2, 4, 8, 10, then every 30 minutes."""
-        self._writer = self._writer if isinstance(error, Recoverable) else None
+        if follower.stage is not Stage.LEVEL or not isinstance(error, Recoverable):
+            # Only an entry is sent again as it was (W2); what differs is found anew.
+            self._writer = None
         now = self._clock.now().timestamp()
         before = follower.trouble
         failures = before.failures + 1 if before else 1
