@@ -192,6 +192,7 @@ def test_what_is_wrong_is_told_by_the_agent_as_by_the_command(agent):
         cause="it is not protected by this agent",
         tried=f"looking in {agent.state}",
         hint=f"`standby vm list --state {agent.state}` shows those that are",
+        name="InvalidRequest",
     )
     unsuitable = standby(
         *["vm", "protect", "one", "--qmp", agent.folder / "nothing", "--store", agent.store],

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from standby import errors
-from standby.cli import failure, results
+from standby.cli import failure, plan_results, results
 from standby.cli.app import app
 
 DOC = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -65,7 +65,7 @@ def _documents() -> Iterator[str]:
     yield "## What `--json` prints\n"
     yield "One document on stdout; lists are arrays, `vm protect` prints a line an event."
     yield "Sizes are bytes, times RFC 3339 in UTC.\n"
-    for module in (results, failure):
+    for module in (results, plan_results, failure):
         for name, kind in vars(module).items():
             if (
                 inspect.isclass(kind)

@@ -16,7 +16,7 @@ from standby.replica.journal import ReplicaLog
 from tests.cli import reference
 
 NAMED = re.compile(
-    r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover|key|agent) [a-z-]+|demo[-a-z]*))", re.MULTILINE
+    r"(?:`|^|  )(standby (?:(?:replica|vm|store|failover|key|agent|plan) [a-z-]+|demo[-a-z]*))", re.MULTILINE
 )
 ROOT = reference.DOC.parents[1]
 

@@ -21,7 +21,14 @@ PATIENCE = 60.0
 
 
 def seal(
-    books_folder: Path, qmp: Path, agent: Path | None, *, limit: float = 60.0, force: bool = False, done=None
+    books_folder: Path,
+    qmp: Path,
+    agent: Path | None,
+    *,
+    limit: float = 60.0,
+    force: bool = False,
+    done=None,
+    owner: str = "agent@host-a",
 ) -> None:
     """Of the one relationship in the books."""
     with closing(Books(books_folder)) as books:
@@ -30,7 +37,7 @@ def seal(
         hypervisor = QemuHypervisor({machine: QemuMachine(qmp=qmp, agent=agent)})
         clock, store = SystemClock(), open_store(relationship.store)
         source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
-        target = Target(books, relationship.id, store, "agent@host-a", clock, lambda: str(ULID()))
+        target = Target(books, relationship.id, store, owner, clock, lambda: str(ULID()))
         with closing(Engine(books, relationship.id, source, target, clock, Recorder())) as engine:
             Sealing(books, relationship.id, engine, source, target, hypervisor).seal(
                 patience=PATIENCE, limit=limit, force=lambda: force, done=done or (lambda _task: None)

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import traceback
 from pathlib import Path
 
 from standby import failpoints
+from standby.clock import SystemClock
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failback, failover, hydrate, live
+from standby.recovery import failback, failover, hydrate, live, plan_run
 from standby.recovery.failback_steps import OldDisk
+from standby.recovery.plan_document import Kind, Member
+from standby.recovery.plan_host import Here
 from tests.recovery import sealing
+
+FORCED = {"limit": 0.2, "force": True, "owner": f"standby@{socket.gethostname()}"}
+"""For a machine without a guest that could shut down, protected by the command line."""
 
 
 def work(order: dict[str, str]) -> None:
@@ -56,10 +63,24 @@ def work(order: dict[str, str]) -> None:
             failback.complete(Path(order["run"]), host)
         case "commit back":
             failback.commit(Path(order["run"]), host)
+        case "plan":
+            plan_run.go_on(Path(order["run"]), _here(order, host))
+        case "plan back":
+            plan_run.take_back(Path(order["run"]), _here(order, host))
         case "seal":
             sealing.seal(Path(order["books"]), Path(order["qmp"]), Path(order["agent"]))
         case verb:
             raise ValueError(verb)
+
+
+def _here(order: dict[str, str], host: QemuHost) -> Here:
+    root = Path(order["root"])
+
+    def seal(member: Member) -> str:
+        sealing.seal(Path(order[f"books of {member.id}"]), Path(order[f"qmp of {member.id}"]), None, **FORCED)
+        return "sealed"
+
+    return Here(Kind.UNPLANNED, host, root, SystemClock(), confirmed=True, seal=seal)
 
 
 def main() -> None:

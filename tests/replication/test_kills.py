@@ -97,7 +97,7 @@ def check(folder: Path, daemon: Daemon, writer: Writer) -> int:
 
 
 def second(folder: Path, log: ReplicaLog, key: KeyFile | None) -> Iterator[str]:
-    """What is wrong with the second target: its points are the first one's, in order and bit for bit, up to the newest."""
+    """What is wrong with the second target: its points are the first one's, bit for bit, and the newest is."""
     twin = ReplicaLog.read(DirectoryStore(folder / "second"), "vm", key=key)
     yield from map(str, verify_logs(twin).findings)
     first = {point.nonce: point for point in log.points}

@@ -57,8 +57,9 @@ class Answered(NamedTuple):
 class Cloud:
     """A service that runs. `kind` is s3 or az."""
 
-    def __init__(self, kind: str, command: list[str], folder: Path) -> None:
+    def __init__(self, kind: str, command: list[str], folder: Path, host: str = "127.0.0.1") -> None:
         self.kind = kind
+        self.host = host
         self._log = (folder / f"{kind}.log").open("w+b")
         self._process = subprocess.Popen(
             command, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder
@@ -70,7 +71,7 @@ class Cloud:
         while time.monotonic() < deadline:
             self._log.seek(0)
             text = self._log.read().decode()
-            if found := re.search(r"(?:listen\w* (?:at|on)|Running on) http://127\.0\.0\.1:(\d+)", text):
+            if found := re.search(r"(?:listen\w* (?:at|on)|Running on) http://[0-9.]+:(\d+)", text):
                 return int(found[1])
             if self._process.poll() is not None:
                 break
@@ -80,7 +81,7 @@ class Cloud:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def stop(self) -> None:
         self._process.kill()
@@ -92,14 +93,14 @@ class Cloud:
         # Whose a request is it looks for, and whether he signed it it does not.
         signed = "AWS4-HMAC-SHA256 Credential=tester/20261124/us-east-1/s3/aws4_request, SignedHeaders=, Signature="
         known = {"Host": "s3.amazonaws.com", "Authorization": signed}
-        return _asked(self.port, verb, path, known | (headers or {}), body)
+        return _asked(self.host, self.port, verb, path, known | (headers or {}), body)
 
     def lease(self, place: Place, name: str, action: str) -> None:
         """Acquire a lease on an object of Azurite, for ever, or break it."""
         path = f"/{ACCOUNT}/{place.address.removeprefix('az://')}/{name}"
         extra = {"x-ms-lease-action": action}
         extra |= {"x-ms-lease-duration": "-1"} if action == "acquire" else {"x-ms-lease-break-period": "0"}
-        _request(self.port, "PUT", f"{path}?comp=lease", _signed("PUT", path, "comp:lease", extra))
+        _request(self.host, self.port, "PUT", f"{path}?comp=lease", _signed("PUT", path, "comp:lease", extra))
 
     def place(self, prefix: str = "backups/standby", *, locks: bool = False) -> Place:
         """A new bucket or container, and a prefix in it. locks: a bucket with object lock, hence with versions."""
@@ -108,7 +109,13 @@ class Cloud:
             self.s3("PUT", f"/{name}", {"x-amz-bucket-object-lock-enabled": "true"} if locks else {})
             return Place(f"s3://{name}/{prefix}", {**S3_KEYS, "AWS_ENDPOINT_URL": self.endpoint})
         path = f"/{ACCOUNT}/{name}"
-        _request(self.port, "PUT", f"{path}?restype=container", _signed("PUT", path, "restype:container"))
+        _request(
+            self.host,
+            self.port,
+            "PUT",
+            f"{path}?restype=container",
+            _signed("PUT", path, "restype:container"),
+        )
         connection = (
             f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
             f"BlobEndpoint={self.endpoint}/{ACCOUNT};"
@@ -141,10 +148,10 @@ def start_azurite(folder: Path) -> Cloud:
     return Cloud("az", [*command, "--skipApiVersionCheck", "--disableTelemetry"], folder)
 
 
-def start_moto(folder: Path) -> Cloud:
-    return Cloud(
-        "s3", [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", "0"], folder
-    )
+def start_moto(folder: Path, host: str = "127.0.0.1") -> Cloud:
+    """host: the address at which it listens."""
+    command = [str(Path(sys.executable).parent / "moto_server"), "-H", host, "-p", "0"]
+    return Cloud("s3", command, folder, host)
 
 
 def _signed(verb: str, path: str, query: str, extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -158,13 +165,13 @@ def _signed(verb: str, path: str, query: str, extra: dict[str, str] | None = Non
     }
 
 
-def _request(port: int, verb: str, path: str, headers: dict[str, str]) -> None:
-    answer = _asked(port, verb, path, headers)
+def _request(host: str, port: int, verb: str, path: str, headers: dict[str, str]) -> None:
+    answer = _asked(host, port, verb, path, headers)
     assert answer.status in (200, 201, 202), answer.text
 
 
-def _asked(port: int, verb: str, path: str, headers: dict[str, str], body: str = "") -> Answered:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+def _asked(host: str, port: int, verb: str, path: str, headers: dict[str, str], body: str = "") -> Answered:
+    with closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
         connection.request(verb, path, headers=headers, body=body.encode() or None)
         answer = connection.getresponse()
         return Answered(answer.status, answer.read().decode())

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from ulid import ULID
 
 from standby.agent.pursuits import Pursuits
 from standby.clock import Clock
-from standby.errors import StandbyError
+from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.base import MachineNotConnected, Tracking
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.objects.address import open_store
@@ -38,6 +39,15 @@ log = logging.getLogger(__name__)
 RESTING = (State.NEW, State.SEALED)
 
 
+class Parts(NamedTuple):
+    """An engine, and what it is made of."""
+
+    engine: Engine
+    source: Source
+    target: Target
+    hypervisor: QemuHypervisor
+
+
 class Engines:
     """Thread-safe. observer: makes one for a machine."""
 
@@ -59,6 +69,7 @@ class Engines:
         self._observer = observer
         self._lock = threading.RLock()
         self._engines: dict[str, Engine] = {}
+        self._lent: set[str] = set()
         self._stores: dict[str, ObjectStore] = {}
         self._tz = host_zone()
         self._host = Throttle(clock=clock)
@@ -70,6 +81,11 @@ class Engines:
         self._pursuits = Pursuits()
         self._runner = Runner(clock, failed) if running else None
 
+    @property
+    def running(self) -> bool:
+        """Whether engines are stepped."""
+        return self._runner is not None
+
     def run(self, stop: threading.Event) -> None:
         """Step the engines until `stop` is set."""
         if self._runner:
@@ -77,6 +93,9 @@ class Engines:
 
     def begin(self, relationship: Relationship) -> None:
         """Run an engine for the relationship, unless there is nothing to do for it."""
+        if self._runner is not None and relationship.status.state is State.SEALED:
+            # Its last write is for all its targets.
+            self._pursuits.begin(relationship.id, self._followings(relationship, lambda: None))
         if self._runner is None or relationship.status.state in RESTING:
             return
         if relationship.connection is None:
@@ -87,7 +106,7 @@ class Engines:
             )
             return
         with self._lock:
-            if relationship.id in self._engines:
+            if relationship.id in self._engines or relationship.id in self._lent:
                 return
             try:
                 engine = self._made(relationship)
@@ -95,7 +114,7 @@ class Engines:
                 log.error("%s: %s", relationship.machine, error)
                 return
             self._engines[relationship.id] = engine
-            self._pursuits.begin(relationship.id, self._followings(relationship, engine))
+            self._pursuits.begin(relationship.id, self._followings(relationship, engine.fenced_elsewhere))
             self._bandwidths[relationship.id] = relationship.policy.bandwidth
             self.throttle()
         self._runner.add(engine)
@@ -111,6 +130,46 @@ class Engines:
             if self._runner:
                 self._runner.remove(engine)
             engine.close()
+
+    @contextmanager
+    def lent(self, relationship: Relationship, connection: Connection | None = None) -> Iterator[Parts]:
+        """An engine of the relationship's that nobody else runs, nor asks anything of, until the block ends.
+
+        connection: how the machine is reached, if not as the books say. Raises InvalidRequest if it is lent already.
+        """
+        with self._lock:
+            self._refuse_lent(relationship)
+            self._lent.add(relationship.id)
+        try:
+            found = connection or relationship.connection
+            if found is None:
+                raise not_connected(relationship.machine)
+            self.end(relationship.id)
+            hypervisor = reach(relationship.machine, found)
+            parts = Parts(*self._parts(relationship, hypervisor), hypervisor)
+            try:
+                yield parts
+            finally:
+                parts.engine.close()
+        finally:
+            with self._lock:
+                self._lent.discard(relationship.id)
+                self._throttles.pop(relationship.id, None)
+            self.begin(self._books.get(relationship.id))
+
+    def refuse_lent(self, relationship: Relationship) -> None:
+        """Raises InvalidRequest while it is lent: nothing is to be changed under whoever has it."""
+        with self._lock:
+            self._refuse_lent(relationship)
+
+    def _refuse_lent(self, relationship: Relationship) -> None:
+        if relationship.id in self._lent:
+            raise InvalidRequest(
+                "it is being shut down for good, with its last write in the replica",
+                subject=relationship.machine,
+                tried="nothing was changed",
+                hint=f"wait for that to end: `standby vm show {relationship.machine}` tells how it stands",
+            )
 
     @contextmanager
     def held(self, relationship: Relationship, *, alone: bool) -> Iterator[Engine]:
@@ -135,7 +194,7 @@ class Engines:
         with self._lock:
             engine = self._engines.get(relationship.id)
             if engine is not None:
-                self._pursuits.begin(relationship.id, self._followings(relationship, engine))
+                self._pursuits.begin(relationship.id, self._followings(relationship, engine.fenced_elsewhere))
 
     def unfollow(self, relationship: Relationship) -> None:
         """Returns once nothing is at work with its further targets; until `follow`."""
@@ -171,7 +230,12 @@ class Engines:
 
     def _made(self, relationship: Relationship) -> Engine:
         machine, connection = relationship.machine, relationship.connection
-        hypervisor = reach(machine, connection) if connection else Unconnected()
+        return self._parts(relationship, reach(machine, connection) if connection else Unconnected())[0]
+
+    def _parts(
+        self, relationship: Relationship, hypervisor: QemuHypervisor | Unconnected
+    ) -> tuple[Engine, Source, Target]:
+        machine = relationship.machine
         source = Source(
             self._books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), self._clock
         )
@@ -185,7 +249,7 @@ class Engines:
         )
         now = self._clock.monotonic()
         first = first_due(machine, relationship.policy.frequency, now) - now if self._spread else 0.0
-        return Engine(
+        engine = Engine(
             self._books,
             relationship.id,
             source,
@@ -195,8 +259,9 @@ class Engines:
             first_cycle=first,
             stores=lambda address: self._limited(relationship.id, address),
         )
+        return engine, source, target
 
-    def _followings(self, relationship: Relationship, engine: Engine) -> list[Following]:
+    def _followings(self, relationship: Relationship, fenced: Callable[[], None]) -> list[Following]:
         return [
             Following(
                 self._books,
@@ -206,7 +271,7 @@ class Engines:
                 self._owner,
                 self._clock,
                 lambda: str(ULID()),
-                engine.fenced_elsewhere,
+                fenced,
             )
             for one in Followers(self._books).of(relationship.id)
         ]
@@ -225,17 +290,18 @@ class Unconnected:
     changed, without it."""
 
     def describe(self, machine: str) -> MachineDescription:
-        raise self._told(machine)
+        raise not_connected(machine)
 
     def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:
-        raise self._told(machine)
+        raise not_connected(machine)
 
-    def _told(self, machine: str) -> MachineNotConnected:
-        return MachineNotConnected(
-            "it is not known how the machine is reached",
-            subject=machine,
-            hint=f"`standby vm connect {machine} --qmp SOCKET` names its control socket",
-        )
+
+def not_connected(machine: str) -> MachineNotConnected:
+    return MachineNotConnected(
+        "it is not known how the machine is reached",
+        subject=machine,
+        hint=f"`standby vm connect {machine} --qmp SOCKET` names its control socket",
+    )
 
 
 def reach(machine: str, connection: Connection) -> QemuHypervisor:

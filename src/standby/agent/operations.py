@@ -9,6 +9,9 @@ from functools import singledispatchmethod
 from pathlib import Path
 
 from standby.agent.engines import Engines, reach
+from standby.agent.seals import Seals
+from standby.agent.together import common_point
+from standby.agent.unchanged import as_known, check_unchanged
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
 from standby.link import requests
@@ -20,6 +23,7 @@ from standby.replication.books import Books, find
 from standby.replication.disable import disable
 from standby.replication.engine import Engine
 from standby.replication.policy import Measured, findings
+from standby.replication.relationship import Relationship
 from standby.replication.states import State
 from standby.replication.unlock import set_key_file
 
@@ -38,6 +42,7 @@ class Operations:
         self._engines = engines
         self._clock = clock
         self._checked = checked
+        self._seals = Seals(books, engines)
 
     def answer(self, request: Request) -> Answer:
         """What came of it; nothing is raised but defects."""
@@ -60,6 +65,8 @@ class Operations:
             self._checked(all_of_them)
 
         known = next((one for one in self._books.relationships() if one.machine == request.machine), None)
+        if known is not None and request.take_over and known.status.state in (State.FENCED, State.SEALED):
+            return self._take_over(known, request)
         if known is not None and known.status.state is not State.NEW:
             raise InvalidRequest(
                 f"it is protected already ({known.status.state.value})",
@@ -88,9 +95,33 @@ class Operations:
         self._engines.begin(relationship)
         return Done(findings=tuple(found))
 
+    def _take_over(self, known: Relationship, request: requests.Protect) -> Done:
+        """A machine that came back here, whose relationship waits in the books."""
+        self._engines.refuse_lent(known)
+        request = as_known(self._books, known, request)
+        check_unchanged(known, request)
+        self._engines.end(known.id)
+        if request.key_file != known.key_file and request.key_file:
+            set_key_file(self._books, known, self._engines.store(known.store), Path(request.key_file))
+        self._books.set_policy(known.id, request.policy)
+        self._books.set_connection(known.id, request.connection)
+        enable.take_over(self._books, known.id)
+        self._engines.begin(self._books.get(known.id))
+        return Done()
+
+    @do.register
+    def _(self, request: requests.Seal) -> Done:
+        self._seals.begin(request)
+        return Done(working=True)
+
+    @do.register
+    def _(self, request: requests.SealStatus) -> Done:
+        return self._seals.look(request.machine)
+
     @do.register
     def _(self, request: requests.Unprotect) -> Done:
         relationship = find(self._books, request.machine)
+        self._engines.refuse_lent(relationship)
         if relationship.connection is None and not request.gone:
             raise InvalidRequest(
                 "it is not known how the machine is reached, to end its change tracking",
@@ -142,6 +173,10 @@ class Operations:
 
     @do.register
     def _(self, request: requests.MakePoint) -> Done:
+        if request.together:
+            named = (request.machine, *request.together)
+            common_point([find(self._books, name) for name in named], self._engines)
+            return Done()
         with self._engine(request) as engine:
             engine.request_application_consistent()
         return Done()
@@ -198,6 +233,7 @@ class Operations:
     @do.register
     def _(self, request: requests.SetConnection) -> Done:
         relationship = find(self._books, request.machine)
+        self._engines.refuse_lent(relationship)
         self._engines.end(relationship.id)
         self._books.set_connection(relationship.id, request.connection)
         self._engines.begin(self._books.get(relationship.id))
@@ -216,6 +252,7 @@ class Operations:
     @do.register
     def _(self, request: requests.AddTarget) -> Done:
         relationship = find(self._books, request.machine)
+        self._engines.refuse_lent(relationship)
         targets.add(
             self._books,
             relationship,
@@ -232,6 +269,7 @@ class Operations:
     @do.register
     def _(self, request: requests.RemoveTarget) -> Done:
         relationship = find(self._books, request.machine)
+        self._engines.refuse_lent(relationship)
         follower = targets.find(self._books, relationship, request.store, request.replica)
         self._engines.unfollow(relationship)
         try:
@@ -258,5 +296,7 @@ class Operations:
     @contextmanager
     def _engine(self, request: OfMachine, *, alone: bool = False) -> Iterator[Engine]:
         """alone: while nothing is under way with the machine."""
-        with self._engines.held(find(self._books, request.machine), alone=alone) as engine:
+        relationship = find(self._books, request.machine)
+        self._engines.refuse_lent(relationship)
+        with self._engines.held(relationship, alone=alone) as engine:
             yield engine

@@ -24,7 +24,7 @@ class Pursuits:
         self._running: dict[str, tuple[threading.Event, list[threading.Thread]]] = {}
 
     def begin(self, relationship: str, followings: Sequence[Following]) -> None:
-        if not followings:
+        if not followings or relationship in self._running:
             return
         stop = threading.Event()
         threads = [

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from standby.cli import agent, failover, failure, key, replica, store, vm
+from standby.cli import agent, failover, failure, key, plan, replica, store, vm
 from standby.cli.demo import demo, demo_end
 from standby.cli.help import Program
 from standby.cli.output import say, stderr
@@ -28,6 +28,7 @@ app.add_typer(key.app, name="key", help="Keys of encrypted replicas.")
 app.command()(demo)
 app.command(name="demo-end")(demo_end)
 app.add_typer(failover.app, name="failover", help="Machines started from their replicas.")
+app.add_typer(plan.app, name="plan", help="Many machines started in order: recovery plans.")
 app.add_typer(agent.app, name="agent", help="The process that replicates this host's machines.")
 app.add_typer(vm.app, name="vm", help="Protected machines of this host.")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from standby.block.images import Format
-from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, SourceQmp, network_of
+from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, SourceQmp
 from standby.cli.failover_show import FAILOVERS, RunDirectory, root_of, show_live, tell
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json
@@ -21,6 +21,7 @@ from standby.recovery import failback as failing_back
 from standby.recovery import live_view
 from standby.recovery.failback_steps import OldDisk
 from standby.recovery.live_view import Failover, Phase
+from standby.recovery.networks import network_named
 from standby.recovery.split_brain import CONFIRM
 from standby.replication.policy import FREQUENCIES
 
@@ -39,9 +40,10 @@ def reverse(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Protect a committed machine from here into the same replica, in the foreground, until Ctrl-C.
+    """Protect a committed machine from here into the same replica: by the agent, else until Ctrl-C.
 
-    What differs from the newest point is found by hashes; recovery points stay.
+    Where `standby agent run` is at work, it takes the machine on. What differs from the newest point is found by
+    hashes; recovery points stay.
     """
     found = live_view.look(run, QemuHost())
     _refuse_reverse(found)
@@ -83,7 +85,7 @@ def failback(
 
     The machine runs on where it is, until `failover complete`. The old disks are not written to.
     """
-    kind, bridge = network_of(network)
+    kind, bridge = network_named(network)
     request = failing_back.Request(
         store,
         replica,

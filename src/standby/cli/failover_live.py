@@ -23,12 +23,12 @@ from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, print_json, progress, say, stderr, stdout
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
-from standby.errors import InvalidRequest
-from standby.hypervisor.host import Fetched, Network
+from standby.hypervisor.host import Fetched
 from standby.hypervisor.launch import QemuHost
 from standby.recovery import failback, live
 from standby.recovery import hydrate as hydrating
 from standby.recovery.live import Request
+from standby.recovery.networks import network_named
 from standby.recovery.split_brain import CONFIRM
 
 NetworkChoice = Annotated[
@@ -73,7 +73,7 @@ def unplanned(
 
     It can be cancelled or taken to another point until it is committed.
     """
-    kind, bridge = network_of(network)
+    kind, bridge = network_named(network)
     request = Request(
         store,
         replica,
@@ -153,21 +153,3 @@ def hydrate(run: RunDirectory, json: Json = False) -> None:
 
         shown = hydrating.hydrate(run, QemuHost(), progress=show)
     show_live(shown, json)
-
-
-def network_of(text: str) -> tuple[Network, str]:
-    """What --network means. Raises InvalidRequest."""
-    kind, _, bridge = text.partition("=")
-    named = {
-        "isolated": Network.RESTRICTED,
-        "none": Network.NONE,
-        "user": Network.USER,
-        "bridge": Network.BRIDGE,
-    }.get(kind)
-    if named is None or (named is Network.BRIDGE) is not bool(bridge):
-        raise InvalidRequest(
-            f"there is no network {text!r}",
-            subject="--network",
-            hint="give isolated, none, user, or bridge=NAME with the name of a bridge of this host",
-        )
-    return named, bridge

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from ulid import ULID
 
 from standby.cli import results
-from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, network_of
+from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent
 from standby.cli.failover_show import FAILOVERS, root_of, show_live, tell
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket, hypervisor_of
+from standby.cli.machine import AgentSocket, MachineName, NbdSocket
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.reading import newest_point
+from standby.cli.sealing import Sealer
 from standby.cli.state import State, folder_of, made
-from standby.clock import SystemClock
-from standby.errors import InvalidRequest, StandbyError
+from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
-from standby.hypervisor.qemu import QemuHypervisor
+from standby.link.requests import Seal
 from standby.objects.address import open_store
 from standby.recovery import live
 from standby.recovery.live import Request
+from standby.recovery.networks import network_named
 from standby.replica.documents import Record
+from standby.replica.keys import remembered
 from standby.replication.books import Books, find
-from standby.replication.engine import Engine
-from standby.replication.relationship import Relationship
-from standby.replication.seal import Sealing, Task
-from standby.replication.source import CycleReport, Source
-from standby.replication.states import State as Stage
-from standby.replication.target import Target
+from standby.replication.relationship import Connection, Relationship
 
 
 def planned(
@@ -64,46 +59,45 @@ def planned(
 ) -> None:
     """Shut a protected machine down and seal its replica with its last write: nothing is lost.
 
-    Then, on the recovery host: `standby failover unplanned STORE REPLICA`. Where no agent runs.
+    Its agent does it where one runs. Then, on the recovery host: `standby failover unplanned STORE REPLICA`.
     """
     # Before the machine is shut down, not after.
-    kind, bridge = network_of(network)
-    Books.reading(folder_of(state)).close()
-    with ExitStack() as stack:
-        books = stack.enter_context(closing(Books(folder_of(state))))
+    kind, bridge = network_named(network)
+    folder = folder_of(state)
+    with closing(Books.reading(folder)) as books:
         relationship = find(books, machine)
-        hypervisor = _hypervisor(relationship, qmp, agent, nbd)
-        store = open_store(relationship.store)
-        clock = SystemClock()
-        source = Source(books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), clock)
-        owner = f"standby@{socket.gethostname()}"
-        target = Target(books, relationship.id, store, owner, clock, lambda: str(ULID()))
-        engine = Engine(books, relationship.id, source, target, clock, _Quiet())
-        stack.callback(engine.close)
-        Sealing(books, relationship.id, engine, source, target, hypervisor).seal(
-            patience=patience,
-            limit=shutdown_limit,
-            force=lambda: force or _agreed(machine, shutdown_limit, may_ask=not json),
-            done=lambda task: None if json else _done(task),
+    request = Seal(
+        machine=machine,
+        connection=_connection(relationship, qmp, agent, nbd),
+        force=force,
+        shutdown_limit=shutdown_limit,
+        patience=patience,
+    )
+    with Sealer(folder) as sealer:
+        sealer.seal(
+            request,
+            lambda: _agreed(machine, shutdown_limit, may_ask=not json),
+            lambda task: None if json else say(stderr(), f"{task}: done"),
         )
-        point = newest_point(store, relationship.replica)
+    point = newest_point(open_store(relationship.store), relationship.replica)
     if start_here:
-        request = Request(
+        wanted = Request(
             relationship.store,
             relationship.replica,
             boot_limit=None if no_agent else boot_limit,
             network=kind,
             bridge=bridge,
+            key=remembered(relationship.key_file),
         )
         root = made(root_of(state, FAILOVERS))
-        show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)
+        show_live(live.start(wanted, root, QemuHost(), told=None if json else tell), json)
     else:
         _show(relationship, point, json)
 
 
-def _hypervisor(
+def _connection(
     relationship: Relationship, qmp: Path | None, agent: Path | None, nbd: Path | None
-) -> QemuHypervisor:
+) -> Connection:
     """By the sockets that the command names, and those known where it names none. Raises InvalidRequest."""
     known = relationship.connection
     if known is None and qmp is None:
@@ -112,31 +106,15 @@ def _hypervisor(
             subject=relationship.machine,
             hint="give its QMP socket with --qmp",
         )
-    if known:
-        qmp = qmp or Path(known.qmp)
-        agent = agent or (Path(known.agent) if known.agent else None)
-        nbd = nbd or (Path(known.nbd) if known.nbd else None)
-    assert qmp is not None
-    return hypervisor_of(relationship.machine, qmp, agent, nbd)
 
+    def chosen(named: Path | None, before: str) -> str:
+        return str(named.absolute()) if named else before
 
-class _Quiet:
-    """The engine's observer: the job's tasks tell enough, and what stops it is raised."""
-
-    def state(self, _state: Stage) -> None: ...
-
-    def scanned(self, _disk: str, _count: int) -> None: ...
-
-    def cycle(self, _report: CycleReport) -> None: ...
-
-    def committed(self, _record: Record) -> None: ...
-
-    def failed(self, error: StandbyError) -> None:
-        say(stderr(), f"Not now: {error}", style="yellow", indent=9)
-
-
-def _done(task: Task) -> None:
-    say(stderr(), f"{task.value}: done")
+    return Connection(
+        qmp=chosen(qmp, known.qmp if known else ""),
+        agent=chosen(agent, known.agent if known else ""),
+        nbd=chosen(nbd, known.nbd if known else ""),
+    )
 
 
 def _agreed(machine: str, limit: float, *, may_ask: bool) -> bool:

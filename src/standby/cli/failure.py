@@ -20,12 +20,13 @@ from standby.cli.state import default_state
 from standby.errors import StandbyError
 from standby.records import Finding
 from standby.recovery import prerequisites
+from standby.recovery.plan_document import PlanRefused
 from standby.replication import enable
 
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 
-_CHECKS: Final = (enable.NotReady, prerequisites.NotReady)
+_CHECKS: Final = (enable.NotReady, prerequisites.NotReady, PlanRefused)
 
 
 class Failure(msgspec.Struct, kw_only=True):

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,15 @@ import typer
 
 from standby.cli.foreground import stopping
 from standby.cli.help import Group
-from standby.cli.output import Json, print_json, say, stderr, stdout
+from standby.cli.output import Column, Json, print_json, say, stderr, stdout, table
+from standby.cli.quantities import age, instant
+from standby.cli.reading import StoreAddress
 from standby.cli.state import default_state, made
 from standby.clock import SystemClock
 from standby.errors import Bug, InvalidRequest
 from standby.portal.pages import attach
 from standby.vault import access, begin
+from standby.vault import rebuild as rebuilding
 from standby.vault.api.app import create_app
 from standby.vault.core import Vault
 from standby.vault.database import Database
@@ -141,6 +145,55 @@ def password(
         print_json({"user": name, "password": fresh})
     else:
         say(stdout(), f"The new password of {name}: {fresh}")
+
+
+@app.command()
+def rebuild(
+    store: StoreAddress,
+    site: Annotated[
+        str, typer.Option("--site", metavar="NAME", help="The site that its machines belong to.")
+    ] = "Recovered",
+    database: DatabaseUrl = None,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Take in all replicas of a store, after a vault was lost. The store is only read.
+
+    Then register the hosts anew: what their agents go on with becomes theirs again.
+    """
+    with opened(_folder(folder), database) as vault:
+        vault.database.migrate()
+        found = rebuilding.rebuild(vault, access.console(getpass.getuser()), store, site)
+    if json:
+        print_json([one._asdict() for one in found])
+        return
+    console, now = stdout(), datetime.now(UTC)
+    if not found:
+        say(console, f"There is no replica in {store}.")
+    else:
+        table(
+            console,
+            [
+                Column("Replica"),
+                Column("Machine", priority=1),
+                Column("Points", right=True),
+                Column("Newest", right=True),
+                Column(""),
+            ],
+            [
+                (
+                    one.replica,
+                    one.machine,
+                    str(one.points),
+                    age(instant(one.newest), now) if one.newest else "none",
+                    "damaged" if one.problem else "taken in" if one.new else "known already",
+                )
+                for one in found
+            ],
+        )
+    for one in found:
+        if one.problem:
+            say(console, f"\n{one.replica}: {one.problem}", style="yellow")
 
 
 @contextmanager

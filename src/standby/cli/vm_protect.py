@@ -7,12 +7,12 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from standby.agent import daemon
 from standby.agent.engines import Engines
 from standby.agent.operations import Operations
+from standby.agent.unchanged import as_known, check_unchanged
 from standby.cli.asking import by_agent
 from standby.cli.foreground import stopping
 from standby.cli.machine import AgentSocket, MachineName, NbdSocket
@@ -30,7 +30,7 @@ from standby.cli.protecting import CREATE, Lines, Told
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
 from standby.clock import Clock, SystemClock
-from standby.errors import Fenced, InvalidRequest, Recoverable
+from standby.errors import InvalidRequest, Recoverable
 from standby.link.requests import AddTarget, Protect
 from standby.objects.address import open_store
 from standby.replica.documents import Record
@@ -163,10 +163,8 @@ def _in_foreground(folder: Path, request: Protect, more: Sequence[AddTarget], *,
                 Operations(books, engines, clock, watch.findings).do(request)
             watch.task_done(CREATE)
         else:
-            if (request.store, request.replica) in _further(books, known):
-                # It was the first of its targets, until another one came first.
-                request = msgspec.structs.replace(request, store=known.store, replica=known.replica)
-            _check_unchanged(known, request)
+            request = as_known(books, known, request)
+            check_unchanged(known, request)
             if request.key_file != known.key_file and request.key_file:
                 set_key_file(books, known, open_store(known.store), Path(request.key_file))
             books.set_policy(known.id, request.policy)
@@ -189,16 +187,12 @@ def _in_foreground(folder: Path, request: Protect, more: Sequence[AddTarget], *,
 
 
 def _add_targets(books: Books, clock: Clock, relationship: Relationship, more: Sequence[AddTarget]) -> None:
-    there = {(relationship.store, relationship.replica), *_further(books, relationship)}
+    followers = Followers(books).of(relationship.id)
+    there = {(relationship.store, relationship.replica), *((one.store, one.replica) for one in followers)}
     with closing(Engines(books, clock, daemon.Logged, running=False)) as engines:
         for one in more:
             if (one.store, one.replica) not in there:
                 Operations(books, engines, clock).do(one)
-
-
-def _further(books: Books, relationship: Relationship) -> list[tuple[str, str]]:
-    """Stores and replica names of its targets but the first."""
-    return [(one.store, one.replica) for one in Followers(books).of(relationship.id)]
 
 
 def _known(folder: Path, machine: str) -> Relationship | None:
@@ -234,48 +228,3 @@ def _newest(request: Protect) -> Record | None:
         return newest_point(open_store(request.store), request.replica)
     except Recoverable:
         return None
-
-
-def _check_unchanged(known: Relationship, request: Protect) -> None:
-    """What was decided when protection was enabled stays; a command that says otherwise is refused."""
-    for what, was, wanted in (
-        ("store", known.store, request.store),
-        ("replica name", known.replica, request.replica),
-        ("spool", known.spool, request.spool or known.spool),
-    ):
-        if was != wanted:
-            raise InvalidRequest(
-                f"it is protected already, with the {what} {was or 'beside each disk'} and not {wanted}",
-                subject=known.machine,
-                hint=f"leave that as it is, or `standby vm unprotect {known.machine}` first",
-            )
-    if request.key_file and not known.wrapped:
-        raise InvalidRequest(
-            "it is protected already, and its replica is not encrypted",
-            subject=known.machine,
-            hint=f"leave the key away; or `standby vm unprotect {known.machine}`, then protect it anew with the key "
-            "and another --replica name",
-        )
-    if left := sorted({disk.id for disk in known.disks} & set(request.excluded)):
-        raise InvalidRequest(
-            f"the disk {left[0]} is protected already",
-            subject=known.machine,
-            hint=f"`standby vm disks {known.machine} --exclude {left[0]}` leaves it out",
-        )
-    if known.status.state is states.State.PAUSED:
-        raise InvalidRequest(
-            "it is paused", subject=known.machine, hint=f"`standby vm resume {known.machine}`, then again"
-        )
-    if known.status.state is states.State.SEALED and not request.take_over:
-        raise InvalidRequest(
-            "it is sealed: the machine was shut down for good, and may run elsewhere",
-            subject=known.machine,
-            hint="if it was failed back and runs here and nowhere else, the same command with --take-over; "
-            f"or `standby vm unprotect {known.machine}`: its replica stays",
-        )
-    if known.status.state is states.State.FENCED and not request.take_over:
-        raise Fenced(
-            known.error or "another agent owns the replica",
-            subject=known.machine,
-            hint="make sure that the machine runs here and nowhere else, then the same command with --take-over",
-        )

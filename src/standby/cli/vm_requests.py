@@ -56,10 +56,26 @@ def retry(machine: MachineName, state: State = None, json: Json = False) -> None
     _tell(machine, state, json, f"{machine}: everything is tried again now.")
 
 
-def point(machine: MachineName, state: State = None, json: Json = False) -> None:
-    """Make a point now, application-consistent if the guest agent answers. Where an agent runs."""
-    carry_out(folder_of(state), requests.MakePoint(machine=machine))
-    _tell(machine, state, json, f"{machine}: a point is made now.")
+def point(
+    machine: MachineName,
+    together: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", metavar="MACHINE", help="And of this machine, at the same instant. Repeatable."
+        ),
+    ] = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Make a point now, application-consistent if the guest agent answers. Where an agent runs.
+
+    With other machines of this host, all are frozen for one instant; where that fails, status 4 tells why.
+    """
+    carry_out(folder_of(state), requests.MakePoint(machine=machine, together=tuple(together or ())))
+    text = f"{machine}: a point is made now."
+    if together:
+        text = f"{machine}, {', '.join(together)}: points of one instant are made, and on their way."
+    _tell(machine, state, json, text)
 
 
 def resync(

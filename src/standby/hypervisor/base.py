@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 from standby.block.disk import Disk
 from standby.block.extent import Extent
 from standby.errors import NeedsPerson, Recoverable, ResyncRequired
+from standby.hypervisor.meeting import Meeting
 from standby.records import Finding, MachineDescription
 
 
@@ -68,6 +69,11 @@ class Cut(Protocol):
     @property
     def note(self) -> str:
         """Why less consistency than asked was reached; empty otherwise."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """The id of the instant that it has in common with other machines; "" where it has none."""
         ...
 
     @property
@@ -175,8 +181,10 @@ class Tracking(Protocol):
         with the live disk to read them from. The disks are closed by the caller. Raises TrackingLost."""
         ...
 
-    def cut(self, number: int, consistency: Consistency) -> Cut:
+    def cut(self, number: int, consistency: Consistency, meeting: Meeting | None = None) -> Cut:
         """Begin round `number` at one instant across all disks, with a snapshot of that instant.
+
+        meeting: at the same instant as the cuts of other machines, if that succeeds (`Cut.group`).
 
         Raises TrackingLost, ScratchFull, DiskInUse.
         """

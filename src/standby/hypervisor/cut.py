@@ -21,6 +21,7 @@ from standby.hypervisor.fleece import Fleece
 from standby.hypervisor.freeze import Freeze
 from standby.hypervisor.inventory import SourceDisk
 from standby.hypervisor.latency import WriteLatency
+from standby.hypervisor.meeting import Meeting
 from standby.hypervisor.qmp import Event, Qmp
 from standby.hypervisor.rounds import Rounds
 from standby.hypervisor.scratch import CutLimits, ScratchFiles, check_room, free
@@ -57,12 +58,22 @@ class Cutter:
         self.clock = clock
         self._prefix = prefix
 
-    def open(self, disks: Sequence[SourceDisk], number: int, freeze: Freeze | None, note: str) -> QemuCut:
+    def open(
+        self,
+        disks: Sequence[SourceDisk],
+        number: int,
+        freeze: Freeze | None,
+        note: str,
+        meeting: Meeting | None = None,
+    ) -> QemuCut:
         """Begin round `number` on the disks and show the instant at which it began.
 
-        freeze: to be held at the instant; `note` says why there is none although it was asked for.
+        freeze: to be held at the instant; `note` says why there is none although it was asked for. meeting: with
+        the cuts of other machines, if all can be frozen at once.
         Raising, it leaves the rounds as they were.
         """
+        if meeting:
+            self._ask(meeting, freeze, note)
         ended = {disk.id: self.rounds.current(disk) for disk in disks}
         check_room(self.qmp.machine, self.files.directory, [disk.size for disk in disks], self.limits)
         fleece = Fleece(self.qmp, self.exports, self.files, self._prefix, disks)
@@ -71,8 +82,12 @@ class Cutter:
             undo.callback(fleece.end)
             fleece.prepare()
             _scratch_ready.reach()
+            if meeting:
+                meeting.ready(self.qmp.machine)
             held, note = self._begin_freeze(freeze, note)
             try:
+                if meeting:
+                    self._vote(meeting, held, note)
                 self.rounds.run(
                     [
                         *(self.rounds.add(disk, number) for disk in disks),
@@ -86,12 +101,17 @@ class Cutter:
                 undo.callback(fleece.end)
                 undo.callback(cut.unwatch)
                 _instant.reach()
+                if meeting:
+                    self._vote(meeting, held, note)
             finally:
                 if freeze and not freeze.end() and held:
                     held = False
                     note = f"the guest was not surely frozen at the instant (limit {freeze.limit:g} s)"
             _thawed.reach()
             cut.consistency = Consistency.APPLICATION if held else Consistency.CRASH
+            if meeting:
+                cut.group = meeting.id if self._vote(meeting, held, note) else ""
+                note = note or (f"no instant in common: {meeting.why}" if not cut.group else "")
             cut.note = note
             names = {disk.id: self.rounds.name(ended[disk.id]) for disk in disks}
             try:
@@ -104,6 +124,22 @@ class Cutter:
             _exported.reach()
             undo.pop_all()
         return cut
+
+    def _ask(self, meeting: Meeting, freeze: Freeze | None, note: str) -> None:
+        """That it cannot be frozen is to be known before others are."""
+        try:
+            if freeze:
+                freeze.ask()
+                return
+        except GuestAgentSilent as error:
+            note = error.cause
+        meeting.leave(self.qmp.machine, f"cannot be frozen: {note}")
+
+    def _vote(self, meeting: Meeting, held: bool, note: str) -> bool:
+        """Whether all machines are frozen now. One that is not lets the others go on without it."""
+        if not held:
+            meeting.leave(self.qmp.machine, f"was not frozen: {note}")
+        return meeting.agree(self.qmp.machine)
 
     def _begin_freeze(self, freeze: Freeze | None, note: str) -> tuple[bool, str]:
         if freeze is None:
@@ -132,6 +168,7 @@ class QemuCut:
         self.at: datetime
         self.consistency = Consistency.CRASH
         self.note = ""
+        self.group = ""
         self._cutter = cutter
         self._fleece = fleece
         self._opened = 0.0

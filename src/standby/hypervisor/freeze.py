@@ -36,6 +36,10 @@ class Freeze:
         self._watchdog: threading.Timer | None = None
         self._thawer: Thawer | None = None
 
+    def ask(self) -> None:
+        """Whether the agent answers, before anything is frozen. Raises GuestAgentSilent."""
+        GuestAgent(self._machine, self._path, limit=min(SYNC_LIMIT, self.limit)).close()
+
     def begin(self) -> None:
         """Freeze. Raises GuestAgentSilent, GuestAgentRefused or ThawerMissing; by then it is thawed or being thawed."""
         with self._lock:

@@ -26,6 +26,7 @@ from standby.hypervisor.exports import Exports, exported
 from standby.hypervisor.fleece import remove_leftovers
 from standby.hypervisor.freeze import FROZEN_LIMIT, Freeze, thaw_leftover
 from standby.hypervisor.inventory import OURS, SourceDisk, disks_of
+from standby.hypervisor.meeting import Meeting
 from standby.hypervisor.qmp import Qmp
 from standby.hypervisor.rounds import Rounds
 from standby.hypervisor.scratch import CutLimits, ScratchFiles
@@ -141,7 +142,7 @@ class QemuTracking:
             undo.pop_all()
         return found
 
-    def cut(self, number: int, consistency: Consistency) -> QemuCut:
+    def cut(self, number: int, consistency: Consistency, meeting: Meeting | None = None) -> QemuCut:
         disks = self._tracked()
         self._check_number(number, {disk.id: self._rounds.current(disk) for disk in disks})
         freeze, note = None, ""
@@ -150,7 +151,7 @@ class QemuTracking:
                 note = "the machine has no guest agent socket"
             else:
                 freeze = Freeze(self._qmp.machine, self._agent, self._mark, limit=self._freeze_limit)
-        return self._cutter.open(disks, number, freeze, note)
+        return self._cutter.open(disks, number, freeze, note, meeting)
 
     def forget(self, below: int) -> None:
         for disk in disks_of(self._qmp):

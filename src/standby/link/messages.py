@@ -13,6 +13,7 @@ import msgspec
 
 from standby.link.recovery import AnyRecoveryOrder
 from standby.link.requests import AnyRequest, Refused
+from standby.link.upkeep import AnyUpkeepOrder
 from standby.replication.policy import Policy
 from standby.replication.relationship import Connection
 
@@ -221,7 +222,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     lease: int
     title: str
-    work: AnyRequest | AnyRecoveryOrder
+    work: AnyRequest | AnyRecoveryOrder | AnyUpkeepOrder
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,7 +62,10 @@ class Retry(OfMachine, frozen=True, kw_only=True):
 
 
 class MakePoint(OfMachine, frozen=True, kw_only=True):
-    """A point now, application-consistent if the guest can."""
+    """A point now, application-consistent if the guest can. together: with these machines, at one instant; it is
+    made when this is answered, or refused."""
+
+    together: tuple[str, ...] = ()
 
 
 class Resync(OfMachine, frozen=True, kw_only=True):
@@ -110,6 +113,23 @@ class RemoveTarget(OfMachine, frozen=True, kw_only=True):
     replica: str
 
 
+class Seal(OfMachine, frozen=True, kw_only=True):
+    """Shut the machine down, its last write in the replica. It is begun; `SealStatus` tells how far it is.
+
+    connection: None for the one that is known. force: a guest that does not shut down is stopped.
+    shutdown_limit, patience: seconds for the guest to shut down, and for the replica to catch up.
+    """
+
+    connection: Connection | None = None
+    force: bool = False
+    shutdown_limit: float = 120.0
+    patience: float = 600.0
+
+
+class SealStatus(OfMachine, frozen=True, kw_only=True):
+    """How far the sealing that was asked for last is; refused with the error that ended it."""
+
+
 class SetBandwidth(Request, frozen=True, kw_only=True):
     """Of the host: all its machines together."""
 
@@ -132,30 +152,43 @@ AnyRequest = (
     | SetKeyFile
     | AddTarget
     | RemoveTarget
+    | Seal
+    | SealStatus
     | SetBandwidth
 )
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """findings: of a prerequisites check or a policy. dropped: points that never reached the store."""
+    """findings: of a prerequisites check or a policy. dropped: points that never reached the store.
+    tasks: of a sealing, those that are done; working: it goes on."""
 
     findings: tuple[Finding, ...] = ()
     dropped: int = 0
+    tasks: tuple[str, ...] = ()
+    working: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """An error. kind: the class of standby/errors.py that it derives from."""
+    """An error. kind: the class of standby/errors.py that it derives from. name: its own class."""
 
     kind: str
     subject: str
     cause: str
     tried: str
     hint: str
+    name: str = ""
 
     @classmethod
     def of(cls, error: StandbyError) -> Refused:
         kind = next(one.__name__ for one in type(error).__mro__ if one.__name__ in _KINDS)
-        return cls(kind=kind, subject=error.subject, cause=error.cause, tried=error.tried, hint=error.hint)
+        return cls(
+            kind=kind,
+            subject=error.subject,
+            cause=error.cause,
+            tried=error.tried,
+            hint=error.hint,
+            name=type(error).__name__,
+        )
 
     def error(self) -> StandbyError:
         """The error again, as its decision class."""

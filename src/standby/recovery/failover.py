@@ -106,8 +106,10 @@ def start(
     *,
     clock: Clock | None = None,
     told: Told | None = None,
+    tag: str = "",
 ) -> FailoverTest:
-    """Start a test failover and return when the guest has booted. root: where run directories are.
+    """Start a test failover and return when the guest has booted. root: where run directories are. tag: the
+    test's, by which whoever gave it finds it again; a new one by default.
 
     Raises NotReady with every finding; TestInProgress; what the steps raise. What was begun is then cleaned up,
     except for a machine that started and does not boot (NotBooted): that stays to be looked at.
@@ -119,7 +121,7 @@ def start(
     record = log.point(request.point)
     copy = Copy.of(record, prerequisites.machine_at(record, request.replica))
     order = Order(
-        tag=run_directory.new_tag(),
+        tag=tag or run_directory.new_tag(),
         store=log.place.store.url,
         replica=request.replica,
         replica_id=log.head.replica,

@@ -100,8 +100,10 @@ def start(
     *,
     clock: Clock | None = None,
     told: Told | None = None,
+    tag: str = "",
 ) -> Failover:
-    """Fail over and return when the guest has booted. root: where run directories are.
+    """Fail over and return when the guest has booted. root: where run directories are. tag: the failover's, by
+    which whoever gave it finds it again; a new one by default.
 
     Raises NotReady with every finding, FailoverInProgress, SourceRuns, SourceUnknown, and what the steps raise.
     What was begun is then taken back, but for the fence and a machine that was started: that stays.
@@ -110,7 +112,7 @@ def start(
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     log.point(request.point)
-    tag = run_directory.new_tag()
+    tag = tag or run_directory.new_tag()
     machine = next((record.machine for record in reversed(log.records) if record.machine), None)
     order = LiveOrder(
         tag=tag,

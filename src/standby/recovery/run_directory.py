@@ -59,7 +59,7 @@ def make(
     root: Path,
     tag: str,
     order: msgspec.Struct,
-    journal: Journal,
+    journal: msgspec.Struct,
     cipher: Cipher | None = None,
     more: Mapping[str, msgspec.Struct] | None = None,
 ) -> Path:

@@ -54,6 +54,7 @@ class DiskState(msgspec.Struct, frozen=True, kw_only=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `points/` (format.md 4). `at` is RFC 3339 in UTC.
 
+    group: of points of several machines at one instant, the same for all; absent for all others.
     sealed: in an encrypted replica note and machine, which are empty beside it until the key has opened it.
     """
 
@@ -70,6 +71,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     disks: tuple[DiskState, ...] = ()
     machine: MachineDescription | None = None
+    group: str | msgspec.UnsetType = msgspec.UNSET
     sealed: str | msgspec.UnsetType = msgspec.UNSET
 
     @property

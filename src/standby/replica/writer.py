@@ -54,6 +54,7 @@ class Draft(NamedTuple):
     consistency: str = ""
     note: str = ""
     machine: MachineDescription | None = None
+    group: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def create(

@@ -269,6 +269,9 @@ TABLE: Final[dict[str, Row]] = {
     "agent.control.AgentSilent": Row(
         _RETRY, "the agent does not answer on its control socket", "see whether its process runs"
     ),
+    "agent.together.NoCommonInstant": Row(
+        _RETRY, "several machines have no point at one instant", "see the machine that is named, then again"
+    ),
     "recovery.page_blob.BlobTaken": Row(_REFUSED, "the blob is there already", "choose another name"),
     "recovery.export.ExportDiffers": Row(
         _CRITICAL, "what was read back was not exported so", "check the target's storage"
@@ -339,6 +342,25 @@ TABLE: Final[dict[str, Row]] = {
     ),
     "recovery.failback_steps.OldDiskChanged": Row(
         _REFUSED, "an old disk was written to since it was compared", "cancel the failback and begin anew"
+    ),
+    "recovery.plan_document.PlanRefused": Row(_REFUSED, "a plan cannot be run so", "correct each finding"),
+    "recovery.plan_points.NoCommonPoint": Row(
+        _REFUSED, "a plan's members have no points of one instant", "`standby vm point` with --with"
+    ),
+    "recovery.plan_record.NotWaiting": Row(
+        _REFUSED, "a plan's run does not stand so", "see `standby plan show`"
+    ),
+    "recovery.plan_record.PlanStopped": Row(
+        _CRITICAL, "a failed step stops a plan's run", "what the message says; then `standby plan continue`"
+    ),
+    "recovery.plan_probes.ProbeFailed": Row(
+        _RETRY, "what a plan waits for did not come in time", "see the guest; then `standby plan continue`"
+    ),
+    "recovery.plan_programs.ScriptFailed": Row(
+        _CRITICAL, "a plan's script failed", "what it said; then `standby plan continue`"
+    ),
+    "recovery.plan_programs.NotExecutable": Row(
+        _REFUSED, "a plan's program may not be run", "correct it; then `standby plan continue`"
     ),
     "recovery.steps.CleanUpBegun": Row(_REFUSED, "the recovery is being undone", "finish the clean-up"),
     "demo.content.NoContent": Row(_CRITICAL, "no files for the demo's data disk", "what the message says"),

@@ -11,6 +11,7 @@ from standby import failpoints
 from standby.clock import Clock
 from standby.errors import Fenced, InvalidRequest, NeedsPerson, Recoverable, ResyncRequired, StandbyError
 from standby.hypervisor.base import Consistency
+from standby.hypervisor.meeting import Meeting
 from standby.objects.base import ObjectStore
 from standby.replica.documents import Record
 from standby.replication.agenda import turn
@@ -281,27 +282,53 @@ class Engine:
         doing: dict[SourceAction, Callable[[], None]] = {
             SourceAction.RECOVER: self._recover,
             SourceAction.SCAN: self._scan,
-            SourceAction.CYCLE: self._cycle,
+            SourceAction.CYCLE: self._cycle_alone,
             SourceAction.MISS: self._miss,
             SourceAction.MAKE_ROOM: self._make_room,
             SourceAction.RESYNCHRONIZE: lambda: self._apply(Event.RESYNC_STARTED),
             SourceAction.HOLD: lambda: self._apply(Event.RESYNC_HELD),
         }
         if action in doing:
-            try:
-                try:
-                    doing[action]()
-                except ResyncRequired as error:
-                    self._met(error)
-                    self._apply(Event.TRACKING_LOST)
-                else:
-                    self._clear(Side.CAPTURE)
-            except (Recoverable, NeedsPerson, InvalidRequest) as error:
-                # The cycle is missed; the next one takes what it would have taken.
-                self._note(Side.CAPTURE, error)
-            except (OSError, MemoryError) as error:
-                self._note(Side.CAPTURE, of_host(error, self._relationship().machine))
+            self._capture(doing[action])
         return action
+
+    def common_point(self, meeting: Meeting) -> bool:
+        """Make a point at the instant that other machines have too, application-consistent; whether it is.
+
+        While nothing is under way with the machine. Where it is not, it is a point of this machine alone, or none: what
+        went wrong is noted as of any cycle. Raises InvalidRequest where no point can be made of it now.
+        """
+        relationship = self._relationship()
+        if source_action(self.view()._replace(cycle_due=True)) is not SourceAction.CYCLE:
+            meeting.leave(relationship.machine, f"is {relationship.status.state.value}")
+            raise InvalidRequest(
+                f"no point can be made of it now: it is {relationship.status.state.value}",
+                subject=relationship.machine,
+                hint=f"`standby vm show {relationship.machine}` tells what it waits for",
+            )
+        reached: list[bool] = []
+        try:
+            self._capture(lambda: reached.append(self._cycle(meeting)))
+        finally:
+            if not any(reached):
+                meeting.leave(relationship.machine, self._relationship().error or "made no point")
+        return any(reached)
+
+    def _capture(self, work: Callable[[], None]) -> None:
+        """Do something with the machine, and note what came of it. Raises Bug."""
+        try:
+            try:
+                work()
+            except ResyncRequired as error:
+                self._met(error)
+                self._apply(Event.TRACKING_LOST)
+            else:
+                self._clear(Side.CAPTURE)
+        except (Recoverable, NeedsPerson, InvalidRequest) as error:
+            # The cycle is missed; the next one takes what it would have taken.
+            self._note(Side.CAPTURE, error)
+        except (OSError, MemoryError) as error:
+            self._note(Side.CAPTURE, of_host(error, self._relationship().machine))
 
     def target_step(self) -> TargetAction:
         """Do what is next with the store. Raises Fenced, Bug."""
@@ -362,17 +389,21 @@ class Engine:
         if not self.view().scanning and self._state() is State.INITIAL_REPLICATION:
             self._apply(Event.SCANNED)
 
-    def _cycle(self) -> None:
+    def _cycle_alone(self) -> None:
+        self._cycle()
+
+    def _cycle(self, meeting: Meeting | None = None) -> bool:
+        """Whether the point is of an instant in common."""
         began = self._clock.monotonic()
         relationship = self._relationship()
         if relationship.status.state is State.PROTECTED:
             self._apply(Event.CYCLE_BEGAN)
         hours = relationship.policy.application_consistent_hours
         wanted, self._wanted = self._wanted, Consistency.CRASH
-        if hours and began >= self._next_application:
+        if meeting or (hours and began >= self._next_application):
             wanted = Consistency.APPLICATION
         try:
-            report = self._source.cycle(wanted)
+            report = self._source.cycle(wanted, meeting=meeting)
         except StandbyError:
             self._wanted = wanted
             raise
@@ -386,6 +417,7 @@ class Engine:
         self._chronicler.captured(relationship, report, wanted)
         self._observer.cycle(report)
         self._turn(began)
+        return bool(report.entry.group)
 
     def _miss(self) -> None:
         """A cycle is due and may not be made."""

@@ -49,7 +49,8 @@ class EntryDisk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What will become one record of the replica. changed: bytes that the guest wrote, in whole pages."""
+    """What will become one record of the replica. changed: bytes that the guest wrote, in whole pages. group: of
+    the instant that it has in common with other machines."""
 
     kind: Kind
     nonce: str
@@ -60,6 +61,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     machine: MachineDescription | None = None
     changed: int = 0
     ordinal: int = 0
+    group: str = ""
 
     @property
     def stored(self) -> int:

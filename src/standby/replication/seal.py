@@ -34,7 +34,7 @@ _MADE = failpoints.declare("seal.made")
 _SHIPPED = failpoints.declare("seal.shipped")
 _NOTED = failpoints.declare("seal.noted")
 
-_POSSIBLE: Final = (
+POSSIBLE: Final = (
     State.INITIAL_REPLICATION,
     State.FINALIZING,
     State.PROTECTED,
@@ -43,6 +43,7 @@ _POSSIBLE: Final = (
     State.RESYNCHRONIZING,
     State.SEALED,
 )
+"""States in which a machine can be sealed, or is."""
 
 
 class Task(StrEnum):
@@ -117,7 +118,7 @@ class Sealing:
 
     def _check_state(self) -> None:
         state = self._state()
-        if state not in _POSSIBLE:
+        if state not in POSSIBLE:
             raise InvalidRequest(
                 f"it cannot be failed over while it is {state.value}",
                 subject=self._machine,

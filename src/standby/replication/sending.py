@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import msgspec
+
 from standby import failpoints
 from standby.replica.documents import DiskState, Record
 from standby.replica.writer import Draft, Writer
@@ -27,6 +29,7 @@ def send(writer: Writer, entry: Entry, threads: int) -> Record:
             consistency=entry.consistency,
             note=entry.note,
             machine=entry.machine,
+            group=entry.group or msgspec.UNSET,
         )
     )
     _COMMITTED.reach()

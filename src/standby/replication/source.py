@@ -18,6 +18,7 @@ from standby.block.extent import Extent
 from standby.clock import Clock
 from standby.errors import Bug, ResyncRequired
 from standby.hypervisor.base import Consistency, Lost, MachineUnreachable, Tracking, TrackingLost, Tracks
+from standby.hypervisor.meeting import Meeting
 from standby.records import MachineDescription
 from standby.replica.documents import Kind
 from standby.replica.keys import Key
@@ -216,8 +217,16 @@ class Source:
             _SCAN_LEARNED.reach()
             return entry
 
-    def cycle(self, consistency: Consistency = Consistency.CRASH, kind: Kind = "point") -> CycleReport:
-        """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds."""
+    def cycle(
+        self,
+        consistency: Consistency = Consistency.CRASH,
+        kind: Kind = "point",
+        meeting: Meeting | None = None,
+    ) -> CycleReport:
+        """Make one point (C1 to C3): pre-copy rounds, a cut, sealed logs, an entry; then forget rounds.
+
+        meeting: at an instant that other machines have too, if that succeeds; with application consistency only.
+        """
         with self._keeping_tracking() as tracking:
             relationship = self._books.get(self._id)
             self._refuse_unknown(relationship)
@@ -249,7 +258,7 @@ class Source:
                 }
                 churn = dict.fromkeys(extractors, EMPTY)
                 number, changed = self._precopy(tracking, relationship, extractors, pending, churn)
-                with tracking.cut(number, consistency) as cut:
+                with tracking.cut(number, consistency, meeting) as cut:
                     opened = self._clock.monotonic()
                     under_cut = 0
                     for disk_id, ended in cut.disks.items():
@@ -258,7 +267,7 @@ class Source:
                         churn[disk_id] = together(churn[disk_id], dirty)
                         extractors[disk_id].round(ended.disk, dirty)
                     _CUT_READ.reach()
-                    at, reached, note = cut.at, cut.consistency, cut.note
+                    at, reached, note, group = cut.at, cut.consistency, cut.note, cut.group
                 window = self._clock.monotonic() - opened
                 _RELEASED.reach()
                 for extractor in extractors.values():
@@ -274,6 +283,7 @@ class Source:
                 note=note,
                 machine=machine,
                 changed=changed + under_cut,
+                group=group,
             )
             with self._books.learning:
                 entry = self._books.enter_point(self._id, entry, number)
@@ -388,6 +398,7 @@ class Source:
         note: str = "",
         machine: MachineDescription | None = None,
         changed: int = 0,
+        group: str = "",
     ) -> Entry:
         disks = tuple(
             EntryDisk(
@@ -406,6 +417,7 @@ class Source:
             note=note,
             machine=machine,
             changed=changed,
+            group=group,
         )
 
     def _note_sizes(self, resized: Collection[str]) -> None:

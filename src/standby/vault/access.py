@@ -28,9 +28,9 @@ ATTEMPTS_IN: Final = timedelta(minutes=15)
 SHORTEST: Final = 10
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
-_hasher: Final = PasswordHasher()
+hasher = PasswordHasher()
 # Checked where there is no such user, so that the time of an answer does not tell who exists.
-_NOBODY: Final = _hasher.hash(secrets.token_hex())
+_NOBODY: Final = hasher.hash(secrets.token_hex())
 
 
 class LoggedIn(NamedTuple):
@@ -78,7 +78,7 @@ def new_user(vault: Vault, actor: Actor, name: str, role: Role, password: str) -
             id=vault.new_id(),
             name=name,
             role=str(role),
-            password=_hasher.hash(password),
+            password=hasher.hash(password),
             enabled=True,
             created=vault.clock.now(),
         )
@@ -115,7 +115,7 @@ def change_user(
         if enabled is not None:
             user.enabled = enabled
         if password is not None:
-            user.password = _hasher.hash(password)
+            user.password = hasher.hash(password)
         session.flush()
         _keep_an_administrator(session, user)
         session.execute(delete(Session).where(Session.user == user.id))
@@ -278,6 +278,6 @@ def _check_password(password: str) -> None:
 
 def _right(kept: str, password: str) -> bool:
     try:
-        return _hasher.verify(kept, password)
+        return hasher.verify(kept, password)
     except (Argon2Error, InvalidHashError):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from standby.errors import InvalidRequest
+from standby.replica.retention import parse_tier
 from standby.replication.policy import Policy
 from standby.vault import queue
 from standby.vault.core import Actor, Vault
@@ -66,9 +68,19 @@ def find_policy(session: Session, key: str) -> PolicyRow:
     return policy
 
 
-def new_policy(vault: Vault, actor: Actor, name: str, body: dict[str, Any], drill_days: int) -> PolicyRow:
-    """Raises Forbidden, Conflict, InvalidRequest."""
+def new_policy(
+    vault: Vault,
+    actor: Actor,
+    name: str,
+    body: dict[str, Any],
+    drill_days: int = 90,
+    *,
+    keep: Sequence[str] = (),
+    scrub_days: int = 7,
+) -> PolicyRow:
+    """keep: tiers beyond what the body keeps of every point. Raises Forbidden, Conflict, InvalidRequest."""
     kept = msgspec.to_builtins(policy_of(body))
+    _check_tiers(keep)
     with vault.audited(actor, "create policy", name, body) as session:
         actor.must(Role.ADMINISTRATOR, "creating a policy")
         if session.scalar(select(PolicyRow).where(PolicyRow.name == name)):
@@ -86,7 +98,14 @@ def new_policy(vault: Vault, actor: Actor, name: str, body: dict[str, Any], dril
 
 
 def change_policy(
-    vault: Vault, actor: Actor, policy_id: str, body: dict[str, Any], drill_days: int | None
+    vault: Vault,
+    actor: Actor,
+    policy_id: str,
+    body: dict[str, Any],
+    drill_days: int | None = None,
+    *,
+    keep: Sequence[str] | None = None,
+    scrub_days: int | None = None,
 ) -> tuple[PolicyRow, int]:
     """And have it take effect on its machines, by a job each. Returns the policy and how many jobs were begun.
 
@@ -95,10 +114,16 @@ def change_policy(
     with vault.audited(actor, "change policy", policy_id, body) as session:
         actor.must(Role.ADMINISTRATOR, "changing a policy")
         row = find_policy(session, policy_id)
-        row.body = msgspec.to_builtins(policy_of({**row.body, **body}))
-        row.revision += 1
+        changed = msgspec.to_builtins(policy_of({**row.body, **body}))
+        if changed != row.body:
+            row.body, row.revision = changed, row.revision + 1
         if drill_days is not None:
             row.drill_days = drill_days
+        if scrub_days is not None:
+            row.scrub_days = scrub_days
+        if keep is not None:
+            _check_tiers(keep)
+            row.keep = list(keep)
         session.flush()
         return row, spread(vault, session, actor, row)
 
@@ -155,6 +180,11 @@ def policy_of(body: dict[str, Any]) -> Policy:
         raise InvalidRequest(
             str(error), subject="policy", hint="see docs/operator-guide.md for what a policy holds"
         ) from error
+
+
+def _check_tiers(keep: Sequence[str]) -> None:
+    for tier in keep:
+        parse_tier(tier)
 
 
 def new_channel(vault: Vault, actor: Actor, name: str, kind: str, target: str, kinds: list[str]) -> Channel:

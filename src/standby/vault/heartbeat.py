@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from standby.link.messages import Answer, Heartbeat, PointMade, Seen, Standing, TaskReport, TaskState
+from standby.replication.states import State
 from standby.vault import alerts, observe, queue
 from standby.vault.core import Vault
 from standby.vault.events import Severity, add_event
@@ -100,7 +101,13 @@ def _machines(
     vault: Vault, session: Session, host: Host, beat: Heartbeat, now: datetime
 ) -> dict[str, Machine]:
     """The host's machines by name, those that came from another host of its site among them."""
-    here = {one.name: one for one in session.scalars(select(Machine).where(Machine.host == host.id))}
+    here = {
+        one.name: one
+        # Of several of one name, the one that is there.
+        for one in session.scalars(
+            select(Machine).where(Machine.host == host.id).order_by(Machine.present, Machine.id)
+        )
+    }
     if "machines" in beat.missing:
         return here
     told = {seen.name for seen in beat.machines}
@@ -165,15 +172,21 @@ def _relationships(
     machines: dict[str, Machine],
     now: datetime,
 ) -> None:
-    known = {one.id: one for one in session.scalars(select(Relationship).where(Relationship.host == host.id))}
+    known = {
+        one.told: one for one in session.scalars(select(Relationship).where(Relationship.host == host.id))
+    }
     for standing in beat.relationships:
         row = known.pop(standing.id, None)
-        machine = machines.get(standing.machine) or _unseen(vault, session, host, standing, machines, now)
         before = msgspec.convert(row.standing, Standing) if row and not row.ended else None
         if row is None:
-            row = _new(session, host, machine, standing, now)
+            machine = _whose(vault, session, host, standing, machines, now)
+            row = _new(vault, session, host, machine, standing, now)
+        else:
+            machine = session.get_one(Machine, row.machine)
         _update(row, machine, standing, now)
         session.flush()
+        if before is None or before.state != standing.state:
+            _supersede(session, machine)
         for one in observe.happened(before, standing):
             add_event(
                 vault,
@@ -192,6 +205,62 @@ def _relationships(
         if not row.ended:
             row.ended = True
             alerts.reconcile(vault, session, row.id, "", OF_RELATIONSHIP, {})
+            session.flush()
+            _supersede(session, session.get_one(Machine, row.machine))
+
+
+def _whose(
+    vault: Vault,
+    session: Session,
+    host: Host,
+    standing: Standing,
+    machines: dict[str, Machine],
+    now: datetime,
+) -> Machine:
+    """The machine of a relationship that is new to the vault.
+
+    Whoever continues a replica has its machine: after a failover and a reverse replication it is the same one, here.
+    """
+    there = machines.get(standing.machine)
+    before = session.scalars(
+        select(Relationship)
+        .where(Relationship.replica_id == standing.replica_id)
+        .order_by(Relationship.since.desc())
+        .limit(1)
+    ).one_or_none()
+    if before is None or before.host == host.id:
+        return there or _unseen(vault, session, host, standing, machines, now)
+    machine = session.get_one(Machine, before.machine)
+    if there is not None and there.id != machine.id:
+        # What the inventory took for another machine is this one.
+        machine.seen, machine.running = there.seen, there.running
+        there.present = there.running = False
+        machines[standing.machine] = machine
+    add_event(
+        vault,
+        session,
+        Severity.INFORMATION,
+        "machine-moved",
+        machine.name,
+        f"{host.name} continues its replica",
+        machine=machine.id,
+        host=host.id,
+    )
+    machine.host, machine.present = host.id, True
+    session.flush()
+    return machine
+
+
+def _supersede(session: Session, machine: Machine) -> None:
+    """Of several agents that tell of the machine, those that go on with it stand for it."""
+    rows = session.scalars(
+        select(Relationship)
+        .where(Relationship.machine == machine.id, Relationship.ended.is_(False))
+        .order_by(Relationship.since)
+    ).all()
+    going_on = [one for one in rows if one.state not in (State.FENCED, State.SEALED)] or rows
+    for one in rows:
+        one.superseded = one is not going_on[-1]
 
 
 def _unseen(
@@ -220,7 +289,9 @@ def _unseen(
     return machine
 
 
-def _new(session: Session, host: Host, machine: Machine, standing: Standing, now: datetime) -> Relationship:
+def _new(
+    vault: Vault, session: Session, host: Host, machine: Machine, standing: Standing, now: datetime
+) -> Relationship:
     """policy: that of the job which protected it, if one did."""
     job = session.scalars(
         select(Job)
@@ -230,12 +301,14 @@ def _new(session: Session, host: Host, machine: Machine, standing: Standing, now
     ).one_or_none()
     params: Mapping[str, Any] = job.params if job else {}
     row = Relationship(
-        id=standing.id,
+        id=vault.new_id(),
+        told=standing.id,
         host=host.id,
         policy=params.get("policy_id"),
         revision=params.get("policy_revision", 0),
         since=now,
         drilled=None,
+        superseded=False,
     )
     session.add(row)
     return row
@@ -282,6 +355,7 @@ def _observed(
                 host=host.id,
                 subject=machine.name,
                 observed=True,
+                exclusive=False,
                 by=f"agent of {host.name}",
                 created=now,
                 began=now,
@@ -353,8 +427,13 @@ def _points(session: Session, host: Host, told: tuple[PointMade, ...]) -> None:
     """Told again after an answer that was lost, they are there already."""
     if not told:
         return
-    ours = set(session.scalars(select(Relationship.id).where(Relationship.host == host.id)))
-    wanted = {(one.relationship, one.seq): one for one in told if one.relationship in ours}
+    ours = {
+        row[0]: row[1]
+        for row in session.execute(
+            select(Relationship.told, Relationship.id).where(Relationship.host == host.id)
+        )
+    }
+    wanted = {(ours[one.relationship], one.seq): one for one in told if one.relationship in ours}
     there = {
         (one.relationship, one.seq)
         for one in session.scalars(
@@ -365,7 +444,7 @@ def _points(session: Session, host: Host, told: tuple[PointMade, ...]) -> None:
     }
     session.add_all(
         Point(
-            relationship=one.relationship,
+            relationship=key[0],
             seq=one.seq,
             at=datetime.fromisoformat(one.at).astimezone(UTC),
             consistency=one.consistency,

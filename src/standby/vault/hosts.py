@@ -148,6 +148,7 @@ def register(vault: Vault, asked: Registration, address: str) -> Registered:
                 skew=0.0,
                 silent=False,
                 revoked=False,
+                upkeep=False,
                 runs=[],
             )
             session.add(host)
@@ -215,6 +216,15 @@ def revoke(vault: Vault, actor: Actor, host_key: str) -> None:
             f"Host {host.name} was revoked by {actor.name}",
             host=host.id,
         )
+
+
+def set_upkeep(vault: Vault, actor: Actor, host_key: str, upkeep: bool) -> Host:
+    """Whether it takes care of its site's replicas. Raises Forbidden, NotFound."""
+    with vault.audited(actor, "change host", host_key, {"upkeep": upkeep}) as session:
+        actor.must(Role.ADMINISTRATOR, "changing a host")
+        host = find_host(session, host_key)
+        host.upkeep = upkeep
+        return host
 
 
 def _grant(session: Session, host: str, now: datetime) -> Granted:

@@ -46,13 +46,15 @@ class Action(StrEnum):
 
 class Kind(NamedTuple):
     """title: what people read. role: least that may begin it. dangerous: it is confirmed by the machine's name.
-    tasks: that are known beforehand. observed: nobody begins it; it follows what an agent reports."""
+    tasks: that are known beforehand. observed: nobody begins it; it follows what an agent reports. upkeep: of the
+    replica in its store: it stands in nobody's way, and goes to another host when the one that has it falls silent."""
 
     title: str
     role: Role
     tasks: tuple[str, ...] = ()
     dangerous: bool = False
     observed: bool = False
+    upkeep: bool = False
 
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -122,6 +124,13 @@ KINDS: Final[Mapping[str, Kind]] = {
     "cancel-failover": Kind("Cancel failover", Role.OPERATOR, ("Taking the failover back",), dangerous=True),
     "resume-failover": Kind("Resume failover", Role.OPERATOR, ("Going on with the failover",)),
     "hydrate": Kind("Hydrate disks", Role.OPERATOR, ("Fetching the disks",)),
+    "retention": Kind(
+        "Apply retention",
+        Role.OPERATOR,
+        ("Deciding which points stay", "Folding", "Deleting what nothing needs"),
+        upkeep=True,
+    ),
+    "scrub": Kind("Scrub the replica", Role.OPERATOR, ("Looking for damage",), upkeep=True),
     "reverse-replicate": Kind("Reverse replicate", Role.OPERATOR, ("Protecting the recovered machine",)),
 }
 

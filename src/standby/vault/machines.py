@@ -67,6 +67,9 @@ class Detail(NamedTuple):
     possible: tuple[str, ...]
 
 
+UNATTENDED: Final = "unattended"
+"""The state of a replica that no agent replicates into (`vault.rebuild`)."""
+
 SORTS: Final = ("name", "health", "rpo", "host", "state")
 
 
@@ -74,7 +77,12 @@ def find_machine(session: Session, key: str) -> Machine:
     """By id, or by name where one only has it. Raises NotFound, Conflict."""
     if machine := session.get(Machine, key):
         return machine
-    named = session.scalars(select(Machine).where(Machine.name == key)).all()
+    named = session.scalars(
+        select(Machine).where(
+            Machine.name == key,
+            or_(Machine.present, Machine.id.in_(select(Relationship.machine).where(~Relationship.ended))),
+        )
+    ).all()
     if not named:
         raise NotFound("there is no such machine", subject=key, hint="`standby vm list` lists them")
     if len(named) > 1:
@@ -109,7 +117,10 @@ def listed(
         query: Select[Machine, Host, Relationship] = (
             select(Machine, Host, Relationship)
             .join(Host, Machine.host == Host.id)
-            .outerjoin(Relationship, (Relationship.machine == Machine.id) & Relationship.ended.is_(False))
+            .outerjoin(
+                Relationship,
+                (Relationship.machine == Machine.id) & ~Relationship.ended & ~Relationship.superseded,
+            )
             .where(or_(Machine.present, Relationship.id.is_not(None)))
         )
         if search:
@@ -166,14 +177,16 @@ def possible(relationship: Relationship | None, runs: Sequence[RunStanding]) -> 
     else:
         state = relationship.state
         found += ["resume"] if state == "paused" else []
-        if state not in ("paused", "fenced", "sealed"):
+        if state not in ("paused", "fenced", "sealed", UNATTENDED):
             found += ["pause", "point", "resync", "retry", "set-policy"]
         if relationship.newest is not None:
             found.append("test-failover")
             if not any(run.kind == "failover" for run in runs):
                 found.append("failover")
         found += ["cancel-resync"] if state == "resynchronizing" else []
-        found.append("disable-protection")
+        if state != UNATTENDED:
+            found += ["retention", "scrub"] if relationship.newest is not None else []
+            found.append("disable-protection")
     for run in runs:
         if run.kind == "test":
             found.append("clean-up-test")
@@ -262,15 +275,28 @@ def subject_of(session: Session, machine: Machine, *, recovery: str = "") -> pla
         run=run,
         store=relationship.store if relationship else "",
         replica=relationship.replica if relationship else "",
+        upkeep=upkeep_host(session, machine, relationship) if relationship else "",
     )
 
 
+def upkeep_host(session: Session, machine: Machine, relationship: Relationship, *, but: str = "") -> str:
+    """Of the hosts that take care of the site's replicas, the one with the least to do; without any, the one that
+    replicates the machine. but: not this one, if there is another."""
+    found = session.execute(
+        select(Host.id, func.count(Job.id))
+        .outerjoin(Job, (Job.host == Host.id) & Job.ended.is_(None) & Job.exclusive.is_(False))
+        .where(Host.site == machine.site, Host.upkeep, ~Host.silent, ~Host.revoked, Host.id != but)
+        .group_by(Host.id)
+        .order_by(func.count(Job.id), Host.id)
+    ).first()
+    return found[0] if found else relationship.host
+
+
 def relationship_of(session: Session, machine: Machine) -> Relationship | None:
-    """The one that its agent reports; the newest report where two do, as in a failback."""
+    """The one that stands for the machine, whichever agent reports it."""
     return session.scalars(
         select(Relationship)
-        .where(Relationship.machine == machine.id, Relationship.ended.is_(False))
-        .order_by(Relationship.reported.desc())
+        .where(Relationship.machine == machine.id, ~Relationship.ended & ~Relationship.superseded)
         .limit(1)
     ).one_or_none()
 
@@ -337,6 +363,11 @@ def events(
         return list(session.scalars(query.order_by(Event.id.desc()).limit(max(1, min(limit, MOST)))))
 
 
+def tiers(policy: PolicyRow) -> list[str]:
+    """What retention keeps under the policy."""
+    return [f"all:{policy.body['retention_hours']}h", *policy.keep]
+
+
 def job_actions(job: Job) -> tuple[Action, ...]:
     return allowed(job.kind, JobState(job.state), cancelling=job.cancel)
 
@@ -353,6 +384,14 @@ def _completed(session: Session, machine: Machine, kind: str, params: dict[str, 
         params |= {"policy": row.body, "policy_id": row.id, "policy_revision": row.revision}
         if kind == "set-policy" and (relationship := relationship_of(session, machine)):
             relationship.policy, relationship.revision = row.id, row.revision
+    if kind == "retention" and not params.get("keep"):
+        relationship = relationship_of(session, machine)
+        policy = session.get(PolicyRow, relationship.policy) if relationship and relationship.policy else None
+        if policy is None:
+            raise InvalidRequest(
+                "it is protected under no policy of the vault", subject=machine.name, hint='send "keep"'
+            )
+        params["keep"] = tiers(policy)
     if kind == "enable-protection":
         key = str(params.get("store", ""))
         store = session.get(Store, key) or session.scalar(
@@ -386,7 +425,5 @@ def _order(sort: str, descending: bool) -> list[ColumnElement[Any]]:
 
 
 def _active(session: Session, machines: Sequence[str]) -> dict[str, Job]:
-    jobs = session.scalars(
-        select(Job).where(Job.machine.in_(machines), Job.ended.is_(None), Job.observed.is_(False))
-    )
+    jobs = session.scalars(select(Job).where(Job.machine.in_(machines), Job.ended.is_(None), Job.exclusive))
     return {job.machine: job for job in jobs if job.machine}

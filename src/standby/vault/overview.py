@@ -29,7 +29,8 @@ class Worst(NamedTuple):
 
 class Overview(NamedTuple):
     """levels: protected machines by health level. unprotected: machines that are there and not protected.
-    jobs: by state; of those that have ended, the last 24 hours'."""
+    jobs: by state; of those that have ended, the last 24 hours'. worst, overdue, alerts: the first of them; overdues,
+    open_alerts: how many there are."""
 
     levels: dict[Level, int]
     unprotected: int
@@ -43,6 +44,8 @@ class Overview(NamedTuple):
     worst: Sequence[Worst]
     overdue: Sequence[Overdue]
     alerts: Sequence[Alert]
+    overdues: int
+    open_alerts: int
 
 
 def overview(vault: Vault, *, most: int = 10) -> Overview:
@@ -51,14 +54,17 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
         levels = dict.fromkeys(Level, 0)
         for level, count in session.execute(
             select(Relationship.level, func.count())
-            .where(Relationship.ended.is_(False))
+            .where(~Relationship.ended, ~Relationship.superseded)
             .group_by(Relationship.level)
         ):
             levels[Level(level)] = count
         unprotected = (
             select(func.count())
             .select_from(Machine)
-            .outerjoin(Relationship, (Relationship.machine == Machine.id) & Relationship.ended.is_(False))
+            .outerjoin(
+                Relationship,
+                (Relationship.machine == Machine.id) & ~Relationship.ended & ~Relationship.superseded,
+            )
             .where(Machine.present, Relationship.id.is_(None))
         )
         jobs = dict.fromkeys(JobState, 0)
@@ -71,10 +77,11 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
         worst = session.execute(
             select(Machine, Relationship)
             .join(Relationship, Relationship.machine == Machine.id)
-            .where(Relationship.ended.is_(False))
+            .where(~Relationship.ended, ~Relationship.superseded)
             .order_by(func.coalesce(-Relationship.rpo, -1e18), Machine.name)
             .limit(most)
         ).all()
+        late = overdue(session, now)
         return Overview(
             levels=levels,
             unprotected=session.scalar(unprotected) or 0,
@@ -86,17 +93,19 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
             jobs=jobs,
             backlog=session.scalar(
                 select(func.coalesce(func.sum(Relationship.queued_bytes), 0)).where(
-                    Relationship.ended.is_(False)
+                    ~Relationship.ended, ~Relationship.superseded
                 )
             )
             or 0,
             worst=[Worst(row[0], row[1]) for row in worst],
-            overdue=overdue(session, now)[:most],
+            overdue=late[:most],
             alerts=list(
                 session.scalars(
                     select(Alert).where(Alert.cleared.is_(None)).order_by(Alert.id.desc()).limit(50)
                 )
             ),
+            overdues=len(late),
+            open_alerts=_count(session, Alert, Alert.cleared.is_(None)),
         )
 
 
@@ -107,7 +116,7 @@ def overdue(session: Session, now: datetime) -> list[Overdue]:
         select(Machine, Relationship, PolicyRow.drill_days)
         .join(Relationship, Relationship.machine == Machine.id)
         .join(PolicyRow, PolicyRow.id == Relationship.policy)
-        .where(Relationship.ended.is_(False), PolicyRow.drill_days > 0)
+        .where(~Relationship.ended, ~Relationship.superseded, PolicyRow.drill_days > 0)
     ):
         due = (relationship.drilled or relationship.since) + timedelta(days=days)
         if due < now:

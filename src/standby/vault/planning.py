@@ -8,12 +8,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from standby.errors import Bug
-from standby.link import recovery, requests
+from standby.link import recovery, requests, upkeep
 from standby.link.messages import Order, Seen
 from standby.replication.policy import Policy
 from standby.vault.errors import Conflict
 
-Work = requests.AnyRequest | recovery.AnyRecoveryOrder
+Work = requests.AnyRequest | recovery.AnyRecoveryOrder | upkeep.AnyUpkeepOrder
 
 
 class Part(NamedTuple):
@@ -25,7 +25,8 @@ class Part(NamedTuple):
 
 class Subject(NamedTuple):
     """What a job is about. host: that has the machine. replicating: that replicates it, "" if none does. recovery: that
-    runs or would run its recovered copy. run: of that, "" if there is none. store, replica: "" if not protected."""
+    runs or would run its recovered copy. run: of that, "" if there is none. store, replica: "" if not protected.
+    upkeep: the host that takes care of the replica."""
 
     machine: str
     host: str
@@ -35,6 +36,7 @@ class Subject(NamedTuple):
     run: str = ""
     store: str = ""
     replica: str = ""
+    upkeep: str = ""
 
 
 Params = Mapping[str, Any]
@@ -129,6 +131,15 @@ def _of_run(make: Callable[[str, Params], recovery.AnyRecoveryOrder]) -> Planner
     return planner
 
 
+def _of_store(make: Callable[[Subject, Params], upkeep.AnyUpkeepOrder]) -> Planner:
+    def planner(subject: Subject, params: Params) -> list[Part]:
+        if not subject.replica:
+            raise Conflict("it has no replica", subject=subject.machine, hint="enable its protection first")
+        return [Part(subject.upkeep, make(subject, params))]
+
+    return planner
+
+
 def _recovery_host(subject: Subject) -> str:
     if not subject.recovery:
         raise Conflict(
@@ -165,6 +176,19 @@ _PLANNERS: Final[Mapping[str, Planner]] = {
     "cancel-failover": _of_run(lambda run, _: recovery.CancelFailover(run=run)),
     "resume-failover": _of_run(lambda run, _: recovery.ResumeFailover(run=run)),
     "hydrate": _of_run(lambda run, _: recovery.Hydrate(run=run)),
+    "retention": _of_store(
+        lambda subject, params: upkeep.Retain(
+            store=subject.store, replica=subject.replica, keep=tuple(params["keep"])
+        )
+    ),
+    "scrub": _of_store(
+        lambda subject, params: upkeep.Scrub(
+            store=subject.store,
+            replica=subject.replica,
+            fraction=float(params.get("fraction", 1.0)),
+            seed=int(params.get("seed", 0)),
+        )
+    ),
     "reverse-replicate": _of_run(
         lambda run, params: recovery.Reverse(
             run=run, frequency=int(params.get("frequency", 30)), key_file=params.get("key_file", "")

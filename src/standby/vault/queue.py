@@ -62,6 +62,7 @@ def add(
         parts=planning.encoded(parts),
         part=0,
         lease=0,
+        exclusive=not KINDS[kind].upkeep,
         by=actor.name,
         once=once or None,
         created=vault.clock.now(),
@@ -149,7 +150,8 @@ def report(
 
 
 def expire(vault: Vault, session: Session) -> list[Job]:
-    """Fail the jobs whose agents were silent for too long. Returns them."""
+    """The jobs whose agents were silent for too long: all fail, but those that another host can do as well, which are
+    the caller's to give away: they are queued again. Returns these."""
     now = vault.clock.now()
     lost = session.scalars(
         select(Job)
@@ -157,7 +159,12 @@ def expire(vault: Vault, session: Session) -> list[Job]:
         .where(Job.state == JobState.IN_PROGRESS)
         .with_for_update(skip_locked=True)
     ).all()
+    given_back = []
     for job in lost:
+        if KINDS[job.kind].upkeep:
+            job.lease, job.state, job.held = job.lease + 1, JobState.QUEUED, None
+            given_back.append(job)
+            continue
         host = session.get(Host, job.host) if job.host else None
         name = host.name if host else "?"
         heard = f"{host.beat:%Y-%m-%d %H:%M:%S} UTC" if host and host.beat else "never"
@@ -175,7 +182,7 @@ def expire(vault: Vault, session: Session) -> list[Job]:
                 hint="see why the agent is silent; what it did meanwhile is told when it is back. Then restart the job",
             ),
         )
-    return list(lost)
+    return given_back
 
 
 def act(vault: Vault, actor: Actor, job_id: str, action: Action) -> Job:
@@ -220,6 +227,7 @@ def _again(vault: Vault, session: Session, actor: Actor, job: Job) -> Job:
         parts=job.parts,
         part=job.part,
         result=job.result,
+        exclusive=job.exclusive,
         by=actor.name,
         created=vault.clock.now(),
     )

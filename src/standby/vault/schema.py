@@ -62,7 +62,8 @@ class Site(Base):
 
 class Host(Base):
     """instance: of the agent's last start. beat: its last heartbeat. skew: seconds that its clock is ahead.
-    silent: its silence was told. runs: of recovery, as it reported them."""
+    silent: its silence was told. upkeep: it takes care of the replicas of its site's machines (retention, scrub).
+    runs: of recovery, as it reported them."""
 
     __tablename__ = "hosts"
 
@@ -76,6 +77,7 @@ class Host(Base):
     skew: Mapped[float] = mapped_column(default=0.0)
     silent: Mapped[bool] = mapped_column(default=False)
     revoked: Mapped[bool] = mapped_column(default=False)
+    upkeep: Mapped[bool] = mapped_column(default=False)
     runs: Mapped[list[Any]] = mapped_column(default=list)
 
 
@@ -119,7 +121,8 @@ class Store(Base):
 
 class PolicyRow(Base):
     """body: a `replication.policy.Policy`. drill_days: a test failover is due every so many days, 0 for never.
-    revision: grows with each change."""
+    keep: tiers of retention beyond what the body keeps of every point. scrub_days: likewise a scrub of the replica.
+    revision: grows with each change of the body."""
 
     __tablename__ = "policies"
 
@@ -127,6 +130,8 @@ class PolicyRow(Base):
     name: Mapped[str] = mapped_column(unique=True)
     body: Mapped[dict[str, Any]]
     drill_days: Mapped[int] = mapped_column(default=90)
+    keep: Mapped[list[Any]] = mapped_column(default=list)
+    scrub_days: Mapped[int] = mapped_column(default=7)
     revision: Mapped[int] = mapped_column(default=1)
     created: Mapped[datetime]
 
@@ -153,7 +158,9 @@ class Machine(Base):
 
 
 class Relationship(Base):
-    """A machine and its replica, as the agent that replicates it reports them. id: the agent's.
+    """A machine and its replica, as the agent that replicates it reports them. told: the agent's id for it.
+
+    superseded: another agent goes on with the machine, as after a failover; this one is fenced or sealed.
 
     standing: a `link.messages.Standing`. policy: the one it was given; revision: of that, when it was given.
     ended: not reported any more, its machine is protected no longer from there. level: 0 not applicable to 3 critical.
@@ -162,7 +169,8 @@ class Relationship(Base):
 
     __tablename__ = "relationships"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    told: Mapped[str]
     machine: Mapped[str] = mapped_column(ForeignKey("machines.id"), index=True)
     host: Mapped[str] = mapped_column(ForeignKey("hosts.id"), index=True)
     policy: Mapped[str | None] = mapped_column(ForeignKey("policies.id"))
@@ -182,6 +190,9 @@ class Relationship(Base):
     drilled: Mapped[datetime | None]
     drill_told: Mapped[bool] = mapped_column(default=False)
     ended: Mapped[bool] = mapped_column(default=False, index=True)
+    superseded: Mapped[bool] = mapped_column(default=False)
+
+    __table_args__ = (Index("uq_relationships_told", "host", "told", unique=True),)
 
 
 class Sample(Base):
@@ -214,6 +225,7 @@ class Job(Base):
     """Something that an operator watches. kind, state: `vault.jobs`. parts: what is to be done by which host, in order;
     part: the one that is next or under way. lease: grows with each handing over of a part; held: until when it is
     held. after: not before this instant. machine, host: what it is about, if anything. error: a `Refused`.
+    exclusive: one at a time acts on a machine so; the others never stand in the way of anything.
     observed: nobody is ordered; it follows what the agent reports. alerted: nothing is left to alert of its failure.
     once: the idempotency key of the call that began it: with `by`, there is one.
     """
@@ -237,6 +249,7 @@ class Job(Base):
     waiting: Mapped[str] = mapped_column(default="")
     cancel: Mapped[bool] = mapped_column(default=False)
     observed: Mapped[bool] = mapped_column(default=False)
+    exclusive: Mapped[bool] = mapped_column(default=True)
     alerted: Mapped[bool] = mapped_column(default=False)
     by: Mapped[str]
     once: Mapped[str | None] = mapped_column(String(255))
@@ -252,16 +265,16 @@ class Job(Base):
             "uq_jobs_active_machine",
             "machine",
             unique=True,
-            sqlite_where=sql("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
-            postgresql_where=sql("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
+            sqlite_where=sql("machine IS NOT NULL AND ended IS NULL AND exclusive"),
+            postgresql_where=sql("machine IS NOT NULL AND ended IS NULL AND exclusive"),
         ),
         Index(
-            "uq_jobs_active_observed",
+            "uq_jobs_active_kind",
             "machine",
             "kind",
             unique=True,
-            sqlite_where=sql("machine IS NOT NULL AND ended IS NULL AND observed"),
-            postgresql_where=sql("machine IS NOT NULL AND ended IS NULL AND observed"),
+            sqlite_where=sql("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
+            postgresql_where=sql("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
         ),
     )
 

@@ -14,7 +14,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from standby.errors import Recoverable
-from standby.vault import alerts, catalogue, notify, queue
+from standby.vault import alerts, catalogue, notify, queue, upkeep
 from standby.vault.core import Actor, Vault
 from standby.vault.events import Severity, add_event
 from standby.vault.hosts import SILENT
@@ -85,7 +85,10 @@ def tick(vault: Vault) -> None:
                 {Condition.HOST_SILENT: text},
             )
     with vault.session() as session:
-        queue.expire(vault, session)
+        for job in queue.expire(vault, session):
+            upkeep.give_away(session, job)
+    with vault.session() as session:
+        upkeep.begin_due(vault, session, _THE_VAULT)
     with vault.session() as session:
         _failed_failovers(vault, session)
         late = {one.machine.id: one for one in overdue(session, now)}

@@ -42,6 +42,11 @@ def get_host(vault: InVault, _actor: As, host: str) -> models.Host:
         return models.Host.model_validate(hosts.find_host(session, host))
 
 
+@router.patch("/hosts/{host}", responses=described(403, 404, 409))
+def change_host(vault: InVault, actor: As, host: str, body: models.HostChange) -> models.Host:
+    return models.Host.model_validate(hosts.set_upkeep(vault, actor, host, body.upkeep))
+
+
 @router.post("/hosts/{host}/revoke", status_code=204, responses=described(403, 404, 409))
 def revoke_host(vault: InVault, actor: As, host: str) -> None:
     """Refuse its agent from now on. Its machines go on being replicated: that needs no vault."""

@@ -35,7 +35,7 @@ class _Figures(Collector):
             rows = session.execute(
                 select(Machine.name, Relationship)
                 .join(Relationship, Relationship.machine == Machine.id)
-                .where(Relationship.ended.is_(False))
+                .where(~Relationship.ended, ~Relationship.superseded)
             ).all()
             hosts = session.scalars(select(Host).where(Host.revoked.is_(False))).all()
         labels = ["machine", "relationship"]
@@ -65,8 +65,8 @@ class _Figures(Collector):
         jobs = GaugeMetricFamily("standby_jobs", "Under way, or ended within 24 hours", labels=["state"])
         for state, count in whole.jobs.items():
             jobs.add_metric([state.value], count)
-        open_alerts = GaugeMetricFamily("standby_alerts_open", "Alerts that stand", value=len(whole.alerts))
+        open_alerts = GaugeMetricFamily("standby_alerts_open", "Alerts that stand", value=whole.open_alerts)
         overdue = GaugeMetricFamily(
-            "standby_drills_overdue", "Machines whose test failover is overdue", value=len(whole.overdue)
+            "standby_drills_overdue", "Machines whose test failover is overdue", value=whole.overdues
         )
         yield from (health, rpo, queued, silence, jobs, open_alerts, overdue)

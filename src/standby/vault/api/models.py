@@ -40,7 +40,12 @@ class Host(Given):
     skew: float
     silent: bool
     revoked: bool
+    upkeep: bool
     runs: list[dict[str, Any]]
+
+
+class HostChange(Taken):
+    upkeep: bool = Field(description="It takes care of the replicas of its site's machines.")
 
 
 class NewKey(Taken):
@@ -85,6 +90,8 @@ class Policy(Given):
     name: str
     body: dict[str, Any]
     drill_days: int
+    keep: list[str]
+    scrub_days: int
     revision: int
     created: datetime
 
@@ -93,11 +100,15 @@ class NewPolicy(Taken):
     name: str = Field(min_length=1, max_length=100)
     body: dict[str, Any] = Field(default_factory=dict, description="What differs from the defaults.")
     drill_days: int = Field(90, ge=0, le=3650)
+    keep: list[str] = Field(default_factory=list, description="Tiers of retention, as 1h:3d and 1d:30d.")
+    scrub_days: int = Field(7, ge=0, le=3650)
 
 
 class PolicyChange(Taken):
     body: dict[str, Any] = Field(default_factory=dict)
     drill_days: int | None = Field(None, ge=0, le=3650)
+    keep: list[str] | None = None
+    scrub_days: int | None = Field(None, ge=0, le=3650)
 
 
 class PolicySpread(Given):
@@ -292,7 +303,9 @@ class Due(Given):
 
 
 class Overview(Given):
-    """levels: protected machines by health. jobs: by state; those that have ended within 24 hours."""
+    """levels: protected machines by health. jobs: by state; those that have ended within 24 hours.
+
+    worst, overdue, alerts: the first of them; overdues, open_alerts: how many there are."""
 
     levels: dict[str, int]
     unprotected: int
@@ -306,6 +319,8 @@ class Overview(Given):
     worst: list[MachineRow]
     overdue: list[Due]
     alerts: list[Alert]
+    overdues: int
+    open_alerts: int
 
 
 class User(Given):

@@ -20,14 +20,24 @@ def list_policies(vault: InVault, _actor: As) -> list[models.Policy]:
 @router.post("/policies", status_code=201, responses=described(403, 409))
 def create_policy(vault: InVault, actor: As, body: models.NewPolicy) -> models.Policy:
     return models.Policy.model_validate(
-        catalogue.new_policy(vault, actor, body.name, body.body, body.drill_days)
+        catalogue.new_policy(
+            vault,
+            actor,
+            body.name,
+            body.body,
+            body.drill_days,
+            keep=body.keep,
+            scrub_days=body.scrub_days,
+        )
     )
 
 
 @router.patch("/policies/{policy}", responses=described(403, 404, 409))
 def change_policy(vault: InVault, actor: As, policy: str, body: models.PolicyChange) -> models.PolicySpread:
     """And have it take effect on its machines."""
-    row, begun = catalogue.change_policy(vault, actor, policy, body.body, body.drill_days)
+    row, begun = catalogue.change_policy(
+        vault, actor, policy, body.body, body.drill_days, keep=body.keep, scrub_days=body.scrub_days
+    )
     return models.PolicySpread(policy=models.Policy.model_validate(row), jobs=begun)
 
 

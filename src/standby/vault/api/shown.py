@@ -70,6 +70,8 @@ def overview(one: looking.Overview) -> models.Overview:
             models.Due(machine=each.machine.id, name=each.machine.name, due=each.due) for each in one.overdue
         ],
         alerts=[models.Alert.model_validate(each) for each in one.alerts],
+        overdues=one.overdues,
+        open_alerts=one.open_alerts,
     )
 
 

@@ -81,6 +81,8 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("body", sa.JSON(), nullable=False),
         sa.Column("drill_days", sa.Integer(), nullable=False),
+        sa.Column("keep", sa.JSON(), nullable=False),
+        sa.Column("scrub_days", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_policies")),
@@ -170,6 +172,7 @@ def upgrade() -> None:
         sa.Column("skew", sa.Double(), nullable=False),
         sa.Column("silent", sa.Boolean(), nullable=False),
         sa.Column("revoked", sa.Boolean(), nullable=False),
+        sa.Column("upkeep", sa.Boolean(), nullable=False),
         sa.Column("runs", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["site"], ["sites.id"], name=op.f("fk_hosts_site")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hosts")),
@@ -279,6 +282,7 @@ def upgrade() -> None:
         sa.Column("waiting", sa.Text(), nullable=False),
         sa.Column("cancel", sa.Boolean(), nullable=False),
         sa.Column("observed", sa.Boolean(), nullable=False),
+        sa.Column("exclusive", sa.Boolean(), nullable=False),
         sa.Column("alerted", sa.Boolean(), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
         sa.Column("once", sa.String(length=255), nullable=True),
@@ -297,24 +301,25 @@ def upgrade() -> None:
         batch_op.create_index("ix_jobs_next", ["host", "state"], unique=False)
         batch_op.create_index(batch_op.f("ix_jobs_parent"), ["parent"], unique=False)
         batch_op.create_index(
+            "uq_jobs_active_kind",
+            ["machine", "kind"],
+            unique=True,
+            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
+            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
+        )
+        batch_op.create_index(
             "uq_jobs_active_machine",
             ["machine"],
             unique=True,
-            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
-            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
-        )
-        batch_op.create_index(
-            "uq_jobs_active_observed",
-            ["machine", "kind"],
-            unique=True,
-            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND observed"),
-            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND observed"),
+            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND exclusive"),
+            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND exclusive"),
         )
         batch_op.create_index("uq_jobs_once", ["by", "once"], unique=True)
 
     op.create_table(
         "relationships",
-        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("id", sa.String(length=26), nullable=False),
+        sa.Column("told", sa.Text(), nullable=False),
         sa.Column("machine", sa.String(length=26), nullable=False),
         sa.Column("host", sa.String(length=26), nullable=False),
         sa.Column("policy", sa.String(length=26), nullable=True),
@@ -334,6 +339,7 @@ def upgrade() -> None:
         sa.Column("drilled", Instant(), nullable=True),
         sa.Column("drill_told", sa.Boolean(), nullable=False),
         sa.Column("ended", sa.Boolean(), nullable=False),
+        sa.Column("superseded", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["host"], ["hosts.id"], name=op.f("fk_relationships_host")),
         sa.ForeignKeyConstraint(["machine"], ["machines.id"], name=op.f("fk_relationships_machine")),
         sa.ForeignKeyConstraint(["policy"], ["policies.id"], name=op.f("fk_relationships_policy")),
@@ -345,10 +351,11 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_relationships_level"), ["level"], unique=False)
         batch_op.create_index(batch_op.f("ix_relationships_machine"), ["machine"], unique=False)
         batch_op.create_index(batch_op.f("ix_relationships_replica_id"), ["replica_id"], unique=False)
+        batch_op.create_index("uq_relationships_told", ["host", "told"], unique=True)
 
     op.create_table(
         "points",
-        sa.Column("relationship", sa.Text(), nullable=False),
+        sa.Column("relationship", sa.String(length=26), nullable=False),
         sa.Column("seq", sa.Integer(), nullable=False),
         sa.Column("at", Instant(), nullable=False),
         sa.Column("consistency", sa.Text(), nullable=False),
@@ -361,7 +368,7 @@ def upgrade() -> None:
 
     op.create_table(
         "samples",
-        sa.Column("relationship", sa.Text(), nullable=False),
+        sa.Column("relationship", sa.String(length=26), nullable=False),
         sa.Column("at", Instant(), nullable=False),
         sa.Column("rpo", sa.Double(), nullable=True),
         sa.Column("queued_bytes", sa.Integer(), nullable=False),
@@ -403,6 +410,7 @@ def downgrade() -> None:
 
     op.drop_table("points")
     with op.batch_alter_table("relationships", schema=None) as batch_op:
+        batch_op.drop_index("uq_relationships_told")
         batch_op.drop_index(batch_op.f("ix_relationships_replica_id"))
         batch_op.drop_index(batch_op.f("ix_relationships_machine"))
         batch_op.drop_index(batch_op.f("ix_relationships_level"))
@@ -413,14 +421,14 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("uq_jobs_once")
         batch_op.drop_index(
-            "uq_jobs_active_observed",
-            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND observed"),
-            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND observed"),
+            "uq_jobs_active_machine",
+            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND exclusive"),
+            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND exclusive"),
         )
         batch_op.drop_index(
-            "uq_jobs_active_machine",
-            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
-            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT observed"),
+            "uq_jobs_active_kind",
+            sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
+            postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
         )
         batch_op.drop_index(batch_op.f("ix_jobs_parent"))
         batch_op.drop_index("ix_jobs_next")

@@ -1,0 +1,1 @@
+"""The vault, on SQLite and on a real PostgreSQL."""
