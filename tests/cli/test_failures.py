@@ -51,7 +51,9 @@ def test_help_is_whole_on_a_narrow_terminal(capsys, monkeypatch, path):
     for words in (path.split()[1:], path.split()[1:-1]):
         status, out, _ = call(capsys, *words, "--help")
         assert status == 0
-        assert "..." not in out.replace("[ARGS]...", "").replace("...]", "").replace("{PATH}...", "")
+        assert "..." not in out.replace("[ARGS]...", "").replace("...]", "").replace("{PATH}...", "").replace(
+            "{RUN}...", ""
+        )
         assert all(len(line) <= 60 for line in out.splitlines() if not line.startswith("Usage:"))
 
 

@@ -39,6 +39,8 @@ KILLS = [
     ("sweep.log_deleted", 1, {4, 8, 11}),
     ("sweep.log_deleted", 5, {4, 8, 11}),
     ("sweep.layer_deleted", 1, {4, 8, 11}),
+    ("sweep.proof_deleted", 1, {4, 8, 11}),
+    ("sweep.proof_deleted", 3, {4, 8, 11}),
     ("sweep.record_deleted", 1, {4, 8, 11}),
     ("sweep.record_deleted", 4, {4, 8, 11}),
 ]
@@ -70,6 +72,9 @@ def test_killed(tmp_path, failpoint, nth, stays):
     replica = built(tmp_path)
     # An orphan, so that the sweep has a layer to delete.
     replica.store.put("web/layers/run/0.hrl", b"left behind")
+    # Of points that go and of points that stay.
+    for seq in range(2, 9):
+        replica.store.put(f"web/proofs/{seq:020d}/{'0' * 26}/screen.png", b"a picture")
     assert run(replica, {4, 8, 11}, f"{failpoint}=kill@{nth}") == -signal.SIGKILL
     replica.check(stays=stays)
     replica.attach()
@@ -83,6 +88,7 @@ def test_killed(tmp_path, failpoint, nth, stays):
     log = ReplicaLog.read(replica.store, "web")
     assert objects(replica, "layers") == len(log.head.layers) == 3
     assert objects(replica, "logs") == 0
+    assert objects(replica, "proofs") == 2
     assert objects(replica, "points") == len(log.records)
 
 

@@ -70,6 +70,7 @@ def test_normal_has_no_reason_and_both_numbers():
         (facts(newest_point=NOW + timedelta(minutes=1)), None, ""),
         (facts(newest_point=NOW + timedelta(seconds=61)), Level.WARNING, "12:01, which has not come yet"),
         (facts(forecasts=("Disk a is full at 14:20.",)), Level.WARNING, "Disk a is full at 14:20"),
+        (facts(suspicious="The newest point looks odd."), Level.WARNING, "The newest point looks odd."),
         (facts(agent=False), Level.CRITICAL, "No agent is at work"),
     ],
 )

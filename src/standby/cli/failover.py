@@ -10,6 +10,8 @@ import typer
 from standby.cli import failover_back, failover_live, results
 from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_planned import planned
+from standby.cli.failover_proof import KeepProof, ProbeLimit, Probes, test_and_prove
+from standby.cli.failover_report import report
 from standby.cli.failover_show import (
     FAILOVERS,
     TESTS,
@@ -28,8 +30,9 @@ from standby.cli.output import Column, Field, Json, fields, print_json, say, std
 from standby.cli.quantities import duration
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
+from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover, live, live_view
+from standby.recovery import failover, live, live_view, proof_probes
 from standby.recovery.failover import FailoverTest, Request
 
 app = typer.Typer(cls=Group)
@@ -40,6 +43,9 @@ def start_test(
     store: StoreAddress,
     replica: ReplicaName,
     point: PointChoice = "newest",
+    proof: KeepProof = False,
+    probe: Probes = None,
+    probe_limit: ProbeLimit = proof_probes.LIMIT,
     state: State = None,
     no_agent: NoAgent = False,
     boot_limit: BootLimit = 300.0,
@@ -50,6 +56,11 @@ def start_test(
     """Boot a point straight from the store, isolated from every network, beside whatever runs."""
     root = made(root_of(state, TESTS))
     request = Request(store, replica, point, None if no_agent else boot_limit, key_of(key_file, passphrase))
+    if proof:
+        test_and_prove(request, root, probe, probe_limit, json=json)
+        return
+    if probe:
+        raise InvalidRequest("a probe is part of a proof", subject="--probe", hint="add --proof")
     started = failover.start(request, root, QemuHost(), told=None if json else tell)
     _show(started, json)
 
@@ -90,6 +101,9 @@ def show(run: RunDirectory, json: Json = False) -> None:
         _show(failover.look(run, QemuHost()), json)
     else:
         show_live(live_view.look(run, QemuHost()), json)
+
+
+app.command()(report)
 
 
 @app.command()

@@ -25,7 +25,7 @@ from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
 from standby.hypervisor.host import Fetched
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failback, live
+from standby.recovery import failback, live, networks
 from standby.recovery import hydrate as hydrating
 from standby.recovery.live import Request
 from standby.recovery.networks import network_named
@@ -38,6 +38,18 @@ NetworkChoice = Annotated[
         metavar="N",
         help="The machine's cards: `isolated`, `none`, `user` (out through this host) or `bridge=NAME`.",
     ),
+]
+MapChoice = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="SOURCE=N",
+        help="Of the cards on this network of the source, or of the card with this MAC address, as --network. "
+        "May be repeated.",
+    ),
+]
+MacChoice = Annotated[
+    str, typer.Option("--mac", metavar="POLICY", help="`keep` the cards' MAC addresses, or make `new` ones.")
 ]
 NoAgent = Annotated[
     bool, typer.Option("--no-agent", help="The guest has no agent: do not wait for its answer.")
@@ -58,6 +70,8 @@ def unplanned(
     replica: ReplicaName,
     point: PointChoice = "newest",
     network: NetworkChoice = "isolated",
+    mapped: MapChoice = None,
+    mac: MacChoice = "keep",
     source_qmp: SourceQmp = None,
     source_down: Annotated[
         bool, typer.Option(CONFIRM, help="The source machine was made sure to be off.")
@@ -84,6 +98,7 @@ def unplanned(
         source_qmp,
         source_down,
         key_of(key_file, passphrase),
+        networks.parse(mapped or (), mac),
     )
     root = made(root_of(state, FAILOVERS))
     show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)

@@ -15,6 +15,7 @@ from standby.objects.base import ObjectStore
 from standby.replica.documents import DiskState, Head, Record, decode_record
 from standby.replica.journal import Place, ReplicaLog, newest_machine, read_head
 from standby.replica.keys import Key
+from standby.replica.plan import WORDS
 
 StoreAddress = Annotated[
     str, typer.Argument(metavar="STORE", help="A directory, s3://BUCKET/PREFIX or az://CONTAINER/PREFIX.")
@@ -23,7 +24,9 @@ ReplicaName = Annotated[str, typer.Argument(metavar="REPLICA", help="The replica
 PointChoice = Annotated[
     str,
     typer.Option(
-        "--point", metavar="P", help="A point's number, `newest`, or `newest-application` (-consistent)."
+        "--point",
+        metavar="P",
+        help="A point's number, `newest`, `newest-application` (-consistent) or `newest-unflagged` (not suspicious).",
     ),
 ]
 DiskChoice = Annotated[
@@ -112,4 +115,4 @@ def _numbers(log: ReplicaLog) -> str:
 
 
 def _word(point: str) -> bool:
-    return point in ("newest", "newest-application")
+    return point in WORDS

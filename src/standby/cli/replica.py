@@ -13,10 +13,13 @@ from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, counted, instant, local, size, zone
 from standby.cli.reading import ReplicaName, StoreAddress, machine_name, stored_bytes
+from standby.cli.replica_bisect import bisect
 from standby.cli.replica_cost import cost
 from standby.cli.replica_export import export
 from standby.cli.replica_files import copy, files
 from standby.cli.replica_holds import holds, release
+from standby.cli.replica_points import points
+from standby.cli.replica_proofs import proof, proofs
 from standby.cli.replica_restore import restore, serve
 from standby.cli.replica_retain import merge, retain, sweep
 from standby.cli.replica_scrub import scrub
@@ -53,51 +56,7 @@ def list_replicas(
         raise typer.Exit(Damaged.exit_status)
 
 
-@app.command()
-def points(
-    store: StoreAddress,
-    replica: ReplicaName,
-    key_file: KeyFileOption = None,
-    passphrase: PassphraseOption = False,
-    json: Json = False,
-) -> None:
-    """List a replica's recovery points, oldest first."""
-    log = ReplicaLog.read(open_store(store), replica, key=key_of(key_file, passphrase))
-    found = [results.Point.of(record) for record in log.points]
-    if json:
-        print_json(found)
-        return
-    if not found:
-        say(
-            stdout(),
-            f"{replica} has no recovery point yet: the first one comes with the end of its first scan.",
-        )
-        return
-    now = datetime.now(UTC)
-    table(
-        stdout(),
-        [
-            Column("Point", right=True),
-            Column(f"Time ({zone(now)})", priority=1),
-            Column("Age", right=True),
-            Column("Consistency"),
-            Column("Changed", priority=2, right=True),
-            Column("Stored", priority=3, right=True),
-            Column("Note", priority=4),
-        ],
-        [
-            (
-                str(one.point),
-                local(instant(one.at)),
-                age(instant(one.at), now),
-                one.consistency.removesuffix("-consistent") + (", sealed" if one.sealed else ""),
-                size(one.changed),
-                size(one.stored),
-                one.note,
-            )
-            for one in found
-        ],
-    )
+app.command()(points)
 
 
 @app.command()
@@ -130,6 +89,9 @@ app.command()(retain)
 app.command()(merge)
 app.command()(sweep)
 app.command()(cost)
+app.command()(proofs)
+app.command()(proof)
+app.command()(bisect)
 app.command()(holds)
 app.command()(release)
 

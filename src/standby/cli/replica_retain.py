@@ -217,7 +217,9 @@ def _say_swept(told: results.Swept, dry_run: bool) -> None:
     say(
         stdout(),
         f"{'Would delete' if dry_run else 'Deleted'} {counted(told.logs, 'log')}, "
-        f"{counted(told.layers, 'layer')} and {counted(told.records, 'record')}: {size(told.bytes)}.",
+        f"{counted(told.layers, 'layer')} and {counted(told.records, 'record')}: {size(told.bytes)}"
+        + (f"; {counted(told.proofs, 'object')} of proofs" if told.proofs else "")
+        + ".",
     )
     for reason in told.waiting:
         say(stdout(), f"Waiting: {reason}.", indent=2)

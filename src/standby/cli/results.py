@@ -20,6 +20,9 @@ class PointDisk(msgspec.Struct, kw_only=True):
 
 
 class Point(msgspec.Struct, kw_only=True):
+    """proof: the verdict of its newest proof (passed, failed, unsure; `kept` where only the key tells it). suspicious:
+    why its changes look like those of somebody who encrypts the disks, "" if they do not."""
+
     point: int
     at: str
     consistency: str
@@ -30,9 +33,11 @@ class Point(msgspec.Struct, kw_only=True):
     changed: int
     stored: int
     disks: tuple[PointDisk, ...]
+    proof: str = ""
+    suspicious: str = ""
 
     @classmethod
-    def of(cls, record: Record) -> Point:
+    def of(cls, record: Record, proof: str = "", suspicious: str = "") -> Point:
         disks = tuple(
             PointDisk(
                 id=disk.id,
@@ -53,6 +58,8 @@ class Point(msgspec.Struct, kw_only=True):
             changed=sum(disk.changed for disk in disks),
             stored=sum(disk.stored for disk in disks),
             disks=disks,
+            proof=proof,
+            suspicious=suspicious,
         )
 
 
@@ -514,6 +521,7 @@ class Swept(msgspec.Struct, kw_only=True):
     bytes: int
     waiting: tuple[str, ...]
     refused: tuple[str, ...]
+    proofs: int = 0
 
 
 class Retention(msgspec.Struct, kw_only=True):
@@ -528,7 +536,7 @@ class Retention(msgspec.Struct, kw_only=True):
 
 
 class ScrubDamage(msgspec.Struct, kw_only=True):
-    """kind: head, record, log, layer or boot file. way_out: restore, resync or nothing; advice spells it out."""
+    """kind: head, record, log, layer, boot file or proof. way_out: restore, resync or nothing; advice spells it out."""
 
     kind: str
     object: str
@@ -551,3 +559,25 @@ class Scrubbed(msgspec.Struct, kw_only=True):
     damaged: bool
     findings: tuple[ScrubDamage, ...]
     unproved: str = ""
+
+
+class BisectStep(msgspec.Struct, kw_only=True):
+    point: int
+    verdict: str
+
+
+class Bisected(msgspec.Struct, kw_only=True):
+    """between: points that stayed unsure, any of which may be the first that fails. kept: the hold on `good`, "" if
+    there was one already or none could be made."""
+
+    replica: str
+    good: int
+    bad: int
+    between: tuple[int, ...]
+    tested: tuple[BisectStep, ...]
+    kept: str
+
+
+class Reported(msgspec.Struct, kw_only=True):
+    file: str
+    machines: tuple[str, ...]

@@ -66,7 +66,8 @@ def build(kernel: Kernel) -> bytes:
         name = relative.name.removesuffix(".xz")
         entries[f"modules/{name}"] = _file(_module(kernel.modules / relative), 0o644)
         order.append(name)
-    entries["modules/order"] = _file("\n".join(order).encode(), 0o644)
+    # A shell's `read` drops a last line that does not end.
+    entries["modules/order"] = _file("".join(f"{one}\n" for one in order).encode(), 0o644)
     busybox = _found("busybox", "busybox-static")
     if "not a dynamic executable" not in _ldd(busybox):
         raise PackageMissing(

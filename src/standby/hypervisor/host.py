@@ -67,6 +67,8 @@ class Network(StrEnum):
     """The machine's cards, behind QEMU's own address translation: it reaches out, nobody reaches in."""
     BRIDGE = "bridge"
     """The machine's cards, on a bridge of the host."""
+    MAPPED = "mapped"
+    """Each card as its description's `network` says: `isolated`, `user` or `bridge=NAME`."""
 
 
 class MachineState(StrEnum):

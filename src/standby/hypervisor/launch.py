@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 import time
 import uuid
@@ -210,6 +211,26 @@ class StartedMachine:
         with self._control() as qmp:
             qmp.command("screendump", filename=str(path.absolute()), format="png")
 
+    def forward(self, port: int) -> int:
+        """A port of 127.0.0.1 that leads to TCP `port` of the guest's first card. Only on QEMU's own networks.
+
+        Raises StartRefused where the machine has none.
+        """
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            local: int = free.getsockname()[1]
+        said = self._monitor(f"hostfwd_add net0 tcp:127.0.0.1:{local}-:{port}")
+        if said.strip():
+            raise StartRefused(f"no way into it can be opened: {said.strip()}", subject=self.description.name)
+        return local
+
+    def connected(self, way: int) -> bool:
+        """Whether the guest took a connection that came by `way`, a port that `forward` gave."""
+        return any(
+            words[:1] == ["TCP[ESTABLISHED]"] and words[3] == str(way)
+            for words in (line.split() for line in self._monitor("info usernet").splitlines())
+        )
+
     def pause(self) -> None:
         with self._control() as qmp:
             qmp.command("stop")
@@ -281,6 +302,12 @@ class StartedMachine:
         """Note when the first instruction ran; gives back the record to keep."""
         self._record = msgspec.structs.replace(self._record, resumed=moment)
         return self._record
+
+    def _monitor(self, line: str) -> str:
+        """A command of the human monitor, for what QMP has none for."""
+        with self._control() as qmp:
+            said: str = qmp.command("human-monitor-command", command_line=line)
+        return said
 
     def _disk(self, disk: str) -> tuple[int, DiskDescription]:
         """Its place on the command line, and its description."""

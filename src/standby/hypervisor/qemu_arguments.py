@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from standby.hypervisor.accelerator import Accelerator
 from standby.hypervisor.host import DiskImage, Network, StartRefused
-from standby.records import DiskDescription, MachineDescription
+from standby.records import DiskDescription, MachineDescription, NicDescription
 
 AGENT_PORT: Final = "org.qemu.guest_agent.0"
 _NODE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,30}")
@@ -167,16 +167,32 @@ def _network(description: MachineDescription, network: Network, bridge: str) -> 
         return ["-nic", "none"]
     if (network is Network.BRIDGE) is not bool(bridge):
         raise StartRefused("a bridge is named for Network.BRIDGE and for no other", subject=description.name)
-    kind, more = {
+    options = []
+    for index, nic in enumerate(description.nics):
+        kind, more = _card(description, nic, network, bridge)
+        device = {"driver": nic.model, "netdev": f"net{index}", "mac": nic.mac}
+        options += ["-netdev", f"{kind},id=net{index}{more}", "-device", json.dumps(device)]
+    return options
+
+
+def _card(
+    description: MachineDescription, nic: NicDescription, network: Network, bridge: str
+) -> tuple[str, str]:
+    """QEMU's kind of network for a card, and its options."""
+    if network is Network.MAPPED:
+        target, _, bridge = nic.network.partition("=")
+        found = {"isolated": Network.RESTRICTED, "user": Network.USER, "bridge": Network.BRIDGE}.get(target)
+        if found is None or (found is Network.BRIDGE) is not bool(bridge):
+            raise StartRefused(
+                f"card {nic.mac} is to be on {nic.network!r}, which is no network of a QEMU machine",
+                subject=description.name,
+            )
+        network = found
+    return {
         Network.RESTRICTED: ("user", ",restrict=on"),
         Network.USER: ("user", ""),
         Network.BRIDGE: ("bridge", f",br={_escaped(bridge)}"),
     }[network]
-    options = []
-    for index, nic in enumerate(description.nics):
-        device = {"driver": nic.model, "netdev": f"net{index}", "mac": nic.mac}
-        options += ["-netdev", f"{kind},id=net{index}{more}", "-device", json.dumps(device)]
-    return options
 
 
 def _disks(description: MachineDescription, disks: Mapping[str, DiskImage]) -> list[str]:

@@ -45,6 +45,7 @@ from standby.recovery.live_steps import (
 )
 from standby.recovery.live_view import RESUME, Failover, look, machine, served, state_of
 from standby.recovery.machine_steps import START
+from standby.recovery.networks import NetworkPlan
 from standby.recovery.run_directory import FileRows
 from standby.recovery.split_brain import failed_over_since
 from standby.recovery.steps import Row, State, Workflow
@@ -76,7 +77,8 @@ class Request(NamedTuple):
     """point: see `ReplicaLog.point`; the newest is decided after the source's log was fenced.
     boot_limit: seconds to wait for the guest agent; None where the machine has none.
     source_qmp: the source machine's control socket, where this host reaches it. confirmed: an operator says
-    that the source is down. key: of an encrypted replica."""
+    that the source is down. key: of an encrypted replica. networks: of cards that
+    are not on `network`, and whether cards keep their addresses."""
 
     store: str
     replica: str
@@ -87,6 +89,7 @@ class Request(NamedTuple):
     source_qmp: Path | None = None
     confirmed: bool = False
     key: Key | None = None
+    networks: NetworkPlan = NetworkPlan()
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -124,6 +127,7 @@ def start(
         bridge=request.bridge,
         source_qmp=str(request.source_qmp.absolute()) if request.source_qmp else "",
         confirmed=request.confirmed,
+        networks=request.networks,
         hold=str(ULID()),
         by=f"failover on {os.uname().nodename}",
         asked=clock.now().timestamp(),

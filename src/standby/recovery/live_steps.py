@@ -18,8 +18,9 @@ from ulid import ULID
 from standby.clock import Clock
 from standby.errors import Bug, Fenced, NeedsPerson, Recoverable
 from standby.hypervisor.host import Network, RecoveryHost
-from standby.recovery import machine_steps, prerequisites, run_directory, secret, split_brain
+from standby.recovery import machine_steps, networks, prerequisites, run_directory, secret, split_brain
 from standby.recovery.machine_steps import Copy, MachineSteps, Manner, RunOrder, never, so
+from standby.recovery.networks import NetworkPlan
 from standby.recovery.prerequisites import NotReady
 from standby.recovery.run_directory import FileRows
 from standby.recovery.serving import Source
@@ -43,6 +44,9 @@ KNOWN: Final = "known.json"
 COMMITTED: Final = "committed.json"
 
 
+_TARGETS: Final = {Network.RESTRICTED: "isolated"}
+
+
 class LiveOrder(RunOrder, frozen=True, kw_only=True):
     """What a failover is told. machine: its name. source_qmp: the source's control socket, "" where this host
     does not reach it. confirmed: an operator said that the source is down."""
@@ -53,6 +57,17 @@ class LiveOrder(RunOrder, frozen=True, kw_only=True):
     bridge: str
     source_qmp: str
     confirmed: bool
+    networks: NetworkPlan = NetworkPlan()
+
+    @property
+    def default_network(self) -> str:
+        """As networks.network_named reads it."""
+        return f"bridge={self.bridge}" if self.bridge else _TARGETS.get(self.network, self.network.value)
+
+    @property
+    def maps(self) -> bool:
+        """Whether cards are told apart, or get other addresses."""
+        return self.networks != NetworkPlan()
 
     @property
     def owner(self) -> str:
@@ -65,8 +80,8 @@ class LiveOrder(RunOrder, frozen=True, kw_only=True):
             prepare="Start failover",
             start="Start the replica virtual machine",
             live=True,
-            network=self.network,
-            bridge=self.bridge,
+            network=Network.MAPPED if self.maps else self.network,
+            bridge="" if self.maps else self.bridge,
         )
 
 
@@ -228,8 +243,13 @@ class Work:
     def _check_copy(self, record: Record) -> Copy:
         """The copy of a point, if this host can start it. Raises NotReady, PointNotBootable."""
         place = self._order.place_at(self._run)
-        copy = Copy.of(record, prerequisites.machine_at(record, self._order.replica))
+        source = prerequisites.machine_at(record, self._order.replica)
+        copy = Copy.of(record, source)
         findings = prerequisites.check(place, record, copy.machine, self._host, self._run)
+        plan, default = self._order.networks, self._order.default_network
+        findings += networks.check(source, plan, default)
+        if self._order.maps:
+            copy = msgspec.structs.replace(copy, machine=networks.apply(copy.machine, plan, default))
         if any(finding.blocks for finding in findings):
             raise NotReady(copy.machine.name, findings, "failover")
         return copy

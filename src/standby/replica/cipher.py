@@ -32,7 +32,7 @@ CHUNK_KIND: Final = 1
 TABLE_KIND: Final = 2
 DIRECTORY_KIND: Final = 3
 
-Purpose = Literal["record", "file"]
+Purpose = Literal["record", "file", "proof"]
 
 FILE_CHUNK: Final = 1 << 20
 """Bytes of a file that are encrypted together (format.md 7.4)."""

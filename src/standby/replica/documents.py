@@ -111,8 +111,12 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
         return self.first < seq < self.last
 
 
+KEPT: Final = (1 << 53) - 1
+"""A hold's `since_version` that is later than any: it keeps a point and reads nothing, so no sweep waits for it."""
+
+
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """A reader at work: nothing that point `seq` needs may be deleted. since_version counts head swaps."""
+    """A reader at work: nothing that point `seq` needs may be deleted. since_version counts head swaps, or is KEPT."""
 
     id: str
     seq: int
@@ -185,7 +189,19 @@ def encode(document: Head | Record, cipher: Cipher | None = None) -> bytes:
     body = msgspec.json.encode(document)
     if cipher is not None and isinstance(document, Record):
         body = body[:-1] + b',"mac":"' + cipher.mac(body).encode() + b'"}'
+    return with_sum(body)
+
+
+def with_sum(body: bytes) -> bytes:
+    """A JSON object with its own SHA-256 as the last member (format.md 4.1)."""
     return body[:-1] + b',"sum":"' + hashlib.sha256(body).hexdigest().encode() + b'"}'
+
+
+def checked_sum(stored: bytes, subject: str) -> None:
+    """Raises Damaged unless it ends with its sum, which only documents of the first standby lack."""
+    if stored[-_SUM_LENGTH:-66] != b',"sum":"':
+        raise Damaged("it does not end with its sum", subject=subject)
+    _check_sum(stored, subject)
 
 
 def _hidden(record: Record, cipher: Cipher) -> Record:

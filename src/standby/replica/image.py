@@ -199,6 +199,16 @@ class Image:
             column[some["block"] - first] = some["hash"]
         return column
 
+    def held(self, blocks: npt.NDArray[np.uint32]) -> int:
+        """How many of these blocks are not all zeros, by their hashes; blocks behind the disk's end are."""
+        count = 0
+        for number in np.unique(blocks // REGION_BLOCKS).tolist():
+            first = number * REGION_BLOCKS
+            known = self.hashes(first, REGION_BLOCKS)
+            here = blocks[(blocks >= first) & (blocks < first + REGION_BLOCKS)] - first
+            count += int((known[here] != np.void(ZERO_BLOCK_HASH)).sum())
+        return count
+
     def wrong_zero_blocks(self, first: int, count: int) -> list[tuple[int, str]]:
         """Blocks of this range, all of whose pages read as zeros, whose hash is another; with their log."""
         wrong: list[tuple[int, str]] = []

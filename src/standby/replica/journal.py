@@ -14,9 +14,10 @@ from ulid import ULID
 from standby.errors import Damaged, InvalidRequest, Recoverable
 from standby.objects.base import Conflict, ObjectMissing, ObjectStore, StoreRefused, Version
 from standby.records import MachineDescription
-from standby.replica import plan
+from standby.replica import plan, suspicion
 from standby.replica.cipher import Cipher
 from standby.replica.documents import (
+    KEPT,
     NO_PARENT,
     Head,
     Hold,
@@ -31,6 +32,7 @@ from standby.replica.documents import (
 from standby.replica.image import Image
 from standby.replica.keys import GIVE, Key, KeyMissing, NotEncrypted
 from standby.replica.log import LogReader
+from standby.replica.suspicion import Change, Suspicion
 
 PARALLEL_READS: Final = 16
 
@@ -251,7 +253,32 @@ class ReplicaLog:
 
     def point(self, wanted: str = "newest") -> Record:
         """See plan.choose_point."""
-        return plan.choose_point(self.records, wanted, self.place.name)
+        return plan.choose_point(self.records, wanted, self.place.name, self.flagged)
+
+    def flagged(self) -> dict[int, Suspicion]:
+        """Points that look as if somebody encrypted the disks (suspicion.py): by records, and the indexes of few."""
+        return suspicion.judge([Change.of(point) for point in self.points], self._rewritten)
+
+    def _rewritten(self, seq: int) -> float | None:
+        """The share of the blocks touched by record `seq` that held something before; None without the key, or
+        where an index is damaged: that is for others to tell."""
+        if self.head.encrypted and self.place.key is None:
+            return None
+        index = next(at for at, record in enumerate(self.records) if record.seq == seq)
+        earlier = self.records[:index]
+        touched = held = 0
+        try:
+            for disk in self.records[index].disks:
+                before = next((one for one in reversed(earlier) if one.kind != "fence"), None)
+                known = before.disk(disk.id) if before else None
+                for reference in disk.logs:
+                    blocks = self.open_log(reference).all_rows()["block"]
+                    touched += len(blocks)
+                    if before and known:
+                        held += self.image(before.seq, disk.id).held(blocks)
+        except Damaged:
+            return None
+        return held / touched if touched else None
 
     def image(self, seq: int, disk_id: str) -> Image:
         """The disk as at record `seq`. Raises InvalidRequest if the machine had no such disk then."""
@@ -324,16 +351,17 @@ def hold(place: Place, seq: int, by: str) -> Iterator[bool]:
             drop_hold(place, hold_id)
 
 
-def add_hold(place: Place, hold_id: str, seq: int, by: str) -> bool:
+def add_hold(place: Place, hold_id: str, seq: int, by: str, *, keep: bool = False) -> bool:
     """R2, for a reader that outlives this process: it notes `hold_id` durably before, and drops it in the end.
 
-    Harmless to repeat. False without the right to write.
+    Harmless to repeat. False without the right to write. keep: by nobody who reads, to keep the point until somebody
+    releases it. Nothing is done for a point that is gone already: whoever keeps one looks at the head afterwards.
     """
 
     def added(head: Head) -> Head:
-        if any(one.id == hold_id for one in head.holds):
+        if any(one.id == hold_id for one in head.holds) or (keep and head.gone(seq)):
             return head
-        mine = Hold(id=hold_id, seq=seq, by=by, since_version=head.changes + 1)
+        mine = Hold(id=hold_id, seq=seq, by=by, since_version=KEPT if keep else head.changes + 1)
         return msgspec.structs.replace(head, holds=(*head.holds, mine))
 
     try:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Sequence
+from typing import Final, NamedTuple
 
 from standby.errors import InvalidRequest
 from standby.replica.documents import Head, LogReference, Record
 
+UNFLAGGED: Final = "newest-unflagged"
+WORDS: Final = ("newest", "newest-application", UNFLAGGED)
+"""What names a point otherwise than its number."""
 
-def choose_point(records: Sequence[Record], wanted: str, subject: str) -> Record:
-    """The recovery point that `wanted` names: a number, `newest` or `newest-application`.
+
+def choose_point(
+    records: Sequence[Record],
+    wanted: str,
+    subject: str,
+    flagged: Callable[[], Container[int]] = frozenset[int],
+) -> Record:
+    """The recovery point that `wanted` names: a number, or one of WORDS. flagged: points that are suspicious.
 
     Raises InvalidRequest naming the points that there are.
     """
@@ -21,6 +30,11 @@ def choose_point(records: Sequence[Record], wanted: str, subject: str) -> Record
         )
     if wanted == "newest":
         return points[-1]
+    if wanted == UNFLAGGED:
+        suspicious = flagged()
+        clean = [point for point in points if point.seq not in suspicious]
+        # The first points are never flagged: there is nothing to compare them with.
+        return clean[-1]
     if wanted == "newest-application":
         consistent = [point for point in points if point.consistency == "application-consistent"]
         if consistent:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from standby.errors import InvalidRequest
-from standby.replica.documents import Hold, Record
+from standby.replica.documents import KEPT, Hold, Record
 
 APPLICATION: Final = "application-consistent"
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -76,7 +76,7 @@ def decide(
     kept[points[-1].seq].append("it is the newest point")
     for hold in holds:
         if hold.seq in kept:
-            kept[hold.seq].append(f"it is in use by {hold.by}")
+            kept[hold.seq].append(f"it is {'kept' if hold.since_version == KEPT else 'in use'} by {hold.by}")
     best = [_best(points, tier) for tier in tiers]
     for point in points:
         for tier, chosen in zip(tiers, best, strict=True):

@@ -1,4 +1,4 @@
-"""Looking for damage in everything a replica consists of: head, records, logs, layers, boot files.
+"""Looking for damage in everything a replica consists of: head, records, logs, layers, boot files, proofs.
 
 Every record, reference and size is checked; contents are read in full, or of a part drawn by chance. What one
 scrub saw (`Seen`) lets the next one tell what a store alone cannot: a head that was rolled back, and a newest
@@ -18,7 +18,7 @@ import msgspec
 from standby.errors import Damaged, InvalidRequest
 from standby.objects.base import ObjectMissing, ObjectStore
 from standby.records import BootFile
-from standby.replica import boot
+from standby.replica import boot, proofs
 from standby.replica.cipher import Cipher
 from standby.replica.documents import NO_PARENT, Head, Record, decode_record, digest
 from standby.replica.journal import PARALLEL_READS, Place, ReplicaLog
@@ -31,7 +31,7 @@ _MOST_MISSING: Final = 100
 
 _ATTEMPTS: Final = 3
 
-Kind = Literal["head", "record", "log", "layer", "boot file"]
+Kind = Literal["head", "record", "log", "layer", "boot file", "proof"]
 WayOut = Literal["restore", "resync", "nothing"]
 """restore: bring the object back from the store's versions or a copy. resync: if that cannot be done, the disk must
 be sent anew. nothing: no point needs what is damaged."""
@@ -128,6 +128,9 @@ def _scrub(
     with ThreadPoolExecutor(workers) as pool:
         problems = list(pool.map(lambda one: one.problem(place, cipher, progress), chosen))
     findings += [one.finding(place, text) for one, text in zip(chosen, problems, strict=True) if text]
+    if cipher or not head.encrypted:
+        drawn = [one for one in proofs.names(place) if not head.gone(one.seq) and draw.random() < fraction]
+        findings += [_proof_finding(place, one) for one in proofs.problems(place, cipher, drawn)]
     return ScrubResult(
         len(chain.records),
         sum(one.kind != "boot file" for one in contents),
@@ -305,6 +308,17 @@ def _head_finding(place: Place, cause: str) -> ScrubFinding:
         "restore",
         "bring the newest version of it back, from the store's versions or a copy; until then no point can be opened "
         "and nothing must be merged or swept",
+    )
+
+
+def _proof_finding(place: Place, one: proofs.ProofProblem) -> ScrubFinding:
+    return ScrubFinding(
+        "proof",
+        place.subject(place.below(one.object)),
+        one.cause,
+        (one.seq,),
+        "nothing",
+        "the point itself is whole; `standby failover test` with --proof makes another proof of it",
     )
 
 

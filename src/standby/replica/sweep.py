@@ -14,7 +14,8 @@ import msgspec
 from standby import failpoints
 from standby.errors import Damaged, InvalidRequest
 from standby.objects.base import Conflict, Entry, ObjectMissing, ObjectStore, StoreRefused, Version
-from standby.replica.documents import Head, Merged, Record, decode_record, encode
+from standby.replica import proofs
+from standby.replica.documents import KEPT, Head, Merged, Record, decode_record, encode
 from standby.replica.journal import PARALLEL_READS, Place, ReplicaLog, read_settled
 from standby.replica.plan import needed_logs
 
@@ -22,6 +23,7 @@ _HEAD_SWAPPED = failpoints.declare("sweep.head_swapped")
 _LOG_DELETED = failpoints.declare("sweep.log_deleted")
 _LAYER_DELETED = failpoints.declare("sweep.layer_deleted")
 _RECORD_DELETED = failpoints.declare("sweep.record_deleted")
+_PROOF_DELETED = failpoints.declare("sweep.proof_deleted")
 
 
 class Swept(NamedTuple):
@@ -37,6 +39,7 @@ class Swept(NamedTuple):
     bytes: int = 0
     waiting: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    proofs: int = 0
 
 
 class Unneeded(NamedTuple):
@@ -47,6 +50,7 @@ class Unneeded(NamedTuple):
     records: tuple[Entry, ...]
     waiting: tuple[str, ...]
     named: Mapping[str, frozenset[str]]
+    proofs: tuple[Entry, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -62,7 +66,9 @@ def sweep(store: ObjectStore, name: str, *, dry_run: bool = False) -> Swept:
     log, version = read_settled(place)
     unneeded = find_unneeded(log)
     if dry_run:
-        return _told(unneeded.logs, unneeded.layers, unneeded.records, unneeded.waiting)
+        return _told(
+            unneeded.logs, unneeded.layers, unneeded.records, unneeded.waiting, proofs=unneeded.proofs
+        )
     waiting = list(unneeded.waiting)
     layers: tuple[Entry, ...] = ()
     if unneeded.layers:
@@ -78,11 +84,11 @@ def sweep(store: ObjectStore, name: str, *, dry_run: bool = False) -> Swept:
     kept = {one.entry.name for one in refused}
     records = [entry for entry in unneeded.records if kept.isdisjoint(unneeded.named[entry.name])]
     gone_records = _delete(store, records, _RECORD_DELETED, refused)
+    gone_proofs = _delete(store, unneeded.proofs, _PROOF_DELETED, refused)
     if refused:
         waiting.append(_refusal(refused))
-    return _told(
-        gone_logs, gone_layers, gone_records, waiting, tuple(sorted(one.entry.name for one in refused))
-    )
+    names = tuple(sorted(one.entry.name for one in refused))
+    return _told(gone_logs, gone_layers, gone_records, waiting, names, gone_proofs)
 
 
 def find_unneeded(log: ReplicaLog) -> Unneeded:
@@ -130,7 +136,15 @@ def find_unneeded(log: ReplicaLog) -> Unneeded:
         )
         for record in merged_away
     }
-    return Unneeded(tuple(free_logs), tuple(orphans), tuple(free_records), tuple(waiting), named)
+    # A proof goes with its point, never before.
+    free_proofs = [
+        Entry(name, 0)
+        for seq, name in proofs.entries(place)
+        if head.gone(seq) and ((range_of := _range_of(head, seq)) is None or range_of in young)
+    ]
+    return Unneeded(
+        tuple(free_logs), tuple(orphans), tuple(free_records), tuple(waiting), named, tuple(free_proofs)
+    )
 
 
 def _no_older_hold(head: Head, merged: Merged) -> bool:
@@ -143,7 +157,7 @@ def _range_of(head: Head, seq: int) -> Merged | None:
 
 
 def _readers(head: Head) -> str:
-    return "in use by " + ", ".join(sorted({hold.by for hold in head.holds}))
+    return "in use by " + ", ".join(sorted({hold.by for hold in head.holds if hold.since_version != KEPT}))
 
 
 def _number(place: Place, entry: Entry) -> int | None:
@@ -219,6 +233,7 @@ def _told(
     records: Sequence[Entry],
     waiting: Sequence[str],
     refused: tuple[str, ...] = (),
+    proofs: Sequence[Entry] = (),
 ) -> Swept:
     size = sum(entry.size for entry in (*logs, *layers))
-    return Swept(len(logs), len(layers), len(records), size, tuple(waiting), refused)
+    return Swept(len(logs), len(layers), len(records), size, tuple(waiting), refused, len(proofs))

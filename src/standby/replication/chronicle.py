@@ -11,7 +11,9 @@ import msgspec
 from standby.clock import Clock
 from standby.errors import StandbyError
 from standby.hypervisor.base import Consistency
+from standby.replica import suspicion
 from standby.replica.documents import Record
+from standby.replica.suspicion import Change
 from standby.replication import statistics
 from standby.replication.books import Books
 from standby.replication.entries import Queue
@@ -28,13 +30,15 @@ KEPT_EVERY: Final = 60.0
 class Chronicle(msgspec.Struct, frozen=True, kw_only=True):
     """cut: seconds that the last cut was open. queued: bytes of each disk's logs that waited, after each cycle
     and commit. free: bytes that were free on the volumes of logs, after these and each missed cycle, by the
-    directory of the first disk there.
+    directory of the first disk there. changes: of the newest points, oldest first, as far back as one is compared
+    with.
     """
 
     history: History
     cut: float | None = None
     queued: Mapping[str, tuple[Sample, ...]] = {}
     free: Mapping[str, tuple[Sample, ...]] = {}
+    changes: tuple[Change, ...] = ()
 
 
 def read(books: Books, relationship: Relationship, now: datetime, tz: tzinfo) -> Chronicle:
@@ -82,6 +86,8 @@ class Chronicler:
         now = self._clock.now()
         if record.is_point:
             instant = datetime.fromisoformat(record.at)
+            changes = (*self._chronicle.changes, Change.of(record))[-suspicion.COMPARED :]
+            self._chronicle = msgspec.structs.replace(self._chronicle, changes=changes)
             stored = sum(log.size for disk in record.disks for log in disk.logs)
             self._count(
                 relationship,

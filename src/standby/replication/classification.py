@@ -285,6 +285,7 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.failover.TestInProgress": Row(
         _REFUSED, "a test failover is there already", "clean it up first"
     ),
+    "replica.proofs.ProofMissing": Row(_REFUSED, "the replica has no such proof", "list those it has"),
     "recovery.failover.NotServed": Row(
         _REFUSED, "its disks were not served yet when it was interrupted", "clean it up and start it again"
     ),

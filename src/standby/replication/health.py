@@ -82,7 +82,8 @@ class Facts:
     before_pause: the state that was paused. newest_point: the instant of the newest committed point.
     last_sync: when a record was last committed. statistics: of the running interval. disks: those that must
     be compared. scanned: share of a running scan that is done. forecasts: sentences about limits that come
-    near. targets: sentences about further targets that are not level. agent: an agent is at work.
+    near. targets: sentences about further targets that are not level. suspicious: of the newest points, a sentence if
+    they look as if somebody encrypted the disks. agent: an agent is at work.
     """
 
     state: State
@@ -95,6 +96,7 @@ class Facts:
     scanned: float | None = None
     forecasts: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    suspicious: str = ""
     agent: bool = True
 
 
@@ -121,6 +123,7 @@ def health(facts: Facts, now: datetime, tz: tzinfo) -> Health:
         *_of_times(facts, now, tz),
         *_of_statistics(facts),
         *(Reason(Level.WARNING, text) for text in (*facts.targets, *facts.forecasts)),
+        *_of_changes(facts),
     ]
     # Stable: reasons of one level stay in the order above.
     reasons = tuple(sorted(found, key=lambda reason: -reason.level))
@@ -228,6 +231,13 @@ def _of_statistics(facts: Facts) -> list[Reason]:
         text = f"A point is committed {average} after its instant on average; the limit is 5 min."
         found.append(Reason(Level.WARNING, text))
     return found
+
+
+def _of_changes(facts: Facts) -> list[Reason]:
+    if not facts.suspicious:
+        return []
+    action = "see what the guest writes; if that is not meant, recover with --point newest-unflagged"
+    return [Reason(Level.WARNING, facts.suspicious, action)]
 
 
 def _rpo(facts: Facts, now: datetime) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 
+from standby.replica import suspicion
 from standby.replication import health, resync, statistics
 from standby.replication.chronicle import Chronicle
 from standby.replication.entries import Queue
@@ -68,8 +69,19 @@ def facts(
         disks={disk.id: _compared(disk, opens) for disk in scanned},
         scanned=sum(disk.scanned for disk in scanned) / total if total else None,
         forecasts=tuple(one.sentence(now, tz) for one in forecasts if one.presses(now)),
+        suspicious=suspicious(found),
         agent=agent,
     )
+
+
+def suspicious(found: Chronicle) -> str:
+    """A sentence if the newest points look as if somebody encrypted the disks, by their records alone. Pure."""
+    flagged = suspicion.newest_flagged(found.changes)
+    if flagged is None:
+        return ""
+    count, why = flagged
+    which = f"newest {count} points look" if count > 1 else "newest point looks"
+    return f"The {which} as if the disks were being encrypted, from point {why.change.seq} on: {why}."
 
 
 def resync_opens(relationship: Relationship, now: datetime, tz: tzinfo) -> datetime | None:
