@@ -13,13 +13,17 @@ lint: setup
 	$(bin)/mypy
 	$(bin)/lint-imports --no-cache
 
+# Tests run in so many processes, a file at a time; most of them wait for something. 0: in one, in order.
+JOBS ?= 2
+tests := $(bin)/python -m tests -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 # The fast part: under 90 seconds, starts no guest.
 check: lint
-	$(bin)/python -m tests -q -m "not slow and not guest"
+	$(tests) -q -m "not slow and not guest"
 
 # Everything, on real QEMU, qemu-storage-daemon and nbdkit.
 test: lint
-	$(bin)/python -m tests
+	$(tests)
 
 # Machines, agents and stores that fail at random, then every point checked; SEED repeats a run.
 MINUTES ?= 30

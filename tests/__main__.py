@@ -1,22 +1,17 @@
-"""`python -m tests ARGUMENTS`: pytest, with garbage collection off until all modules are parsed.
-
-Debian 12's Python 3.11.2 now and then answers ast.parse with "AST constructor recursion depth mismatch" when a
-collection runs code in the middle of it (CPython issue 106905, mended in 3.11.5); pytest parses every test module.
-"""
+"""`python -m tests ARGUMENTS`: pytest as this project needs it (tests/support/parsing.py), workers of `-n` included."""
 
 from __future__ import annotations
 
-import gc
+import shutil
 import sys
+import tempfile
 
 import pytest
 
-
-class CollectAfterwards:
-    def pytest_collection_finish(self) -> None:
-        gc.enable()
-
-
 if __name__ == "__main__":
-    gc.disable()
-    sys.exit(pytest.main(sys.argv[1:], plugins=[CollectAfterwards()]))
+    # Short: below it, and below the folder that each worker adds, are sockets, whose paths have 107 bytes.
+    folder = tempfile.mkdtemp(prefix="sb")
+    status = pytest.main(["-p", "tests.support.parsing", "--basetemp", folder, *sys.argv[1:]])
+    if status == 0:  # what failed is left to be looked at
+        shutil.rmtree(folder)
+    sys.exit(status)

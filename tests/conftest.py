@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.clouds import Cloud, Place, start_azurite, start_moto
+
+# How long an example takes tells about the machine's load; what hangs is ended by pytest-timeout.
+hypothesis.settings.register_profile("standby", deadline=None)
+hypothesis.settings.load_profile("standby")
 
 
 @pytest.fixture(scope="session")

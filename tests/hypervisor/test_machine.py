@@ -249,7 +249,7 @@ def test_findings_on_size_space_version_jobs_and_servers(tmp_path, scratch):
         found = survey(
             Old(),
             scratch=scratch,
-            agent=None,
+            agent_problem="",
             nbd=tmp_path / "nobody",
             limits=SMALL,
             chain_problems=lambda *_: (),

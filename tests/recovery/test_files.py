@@ -12,9 +12,10 @@ import pytest
 
 from standby.cli.app import run
 from standby.errors import Damaged, InvalidRequest, NeedsPerson
-from standby.recovery import appliance
-from standby.recovery.appliance import ApplianceFailed, FileSystem
+from standby.recovery import appliance, guestfish
+from standby.recovery.appliance import FileSystem
 from standby.recovery.files import open_files
+from standby.recovery.guestfish import ApplianceFailed
 from standby.replica.format import BLOCK
 from tests.recovery.conftest import NAME, Replica
 from tests.support.replicas import ModelDisk
@@ -122,7 +123,7 @@ def test_what_is_missing_is_named_with_its_package(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(NeedsPerson, match="guestfish") as told:
         appliance.Appliance([("vda", tmp_path / "socket")], tmp_path)
-    assert "apt install --no-install-recommends guestfish fuse3" in told.value.hint
+    assert "apt install --no-install-recommends guestfish util-linux fuse3" in told.value.hint
 
 
 @pytest.mark.slow
@@ -150,6 +151,6 @@ def test_file_systems_are_named_after_the_machines_disks(device, name):
 
 
 def test_names_are_quoted_as_guestfish_reads_them():
-    assert appliance._quoted('a "b" \\c') == '"a \\"b\\" \\\\c"'
+    assert guestfish._quoted('a "b" \\c') == '"a \\"b\\" \\\\c"'
     with pytest.raises(ApplianceFailed):
-        appliance._quoted("a\nb")
+        guestfish._quoted("a\nb")

@@ -27,7 +27,7 @@ from standby.replication.books import Books
 from standby.replication.classification import TABLE, Outcome, name_of, outcome
 from tests.replication.errors_page import PAGE, page
 
-NOT_OF_STANDBY = {"failpoints.FailpointHit", "objects.durable.LockHeld"}
+NOT_OF_STANDBY = {"failpoints.FailpointHit", "objects.durable.LockHeld", "cli.check._NotTried"}
 """Exceptions that are no StandbyError: a test's fault, and one that never leaves its store."""
 
 ALLOWED = {

@@ -59,7 +59,7 @@ def books() -> FakeBooks:
 
 
 def chronicler(books: FakeBooks) -> Chronicler:
-    return Chronicler(books, "r", FixedClock(NOW), UTC)
+    return Chronicler(books, "r", dict, FixedClock(NOW), UTC)
 
 
 def read(books: FakeBooks) -> Chronicle:

@@ -239,7 +239,7 @@ def test_books_of_an_older_standby_keep_their_queue(tmp_path):
     books = Books(tmp_path)
     queue = books.queued("r")
     assert (queue.points, dict(queue.bytes)) == (1, {"raw": 123})
-    assert books.shipped("r", books.queue("r")[0], "") == []
+    assert books.shipped("r", books.queue("r")[0], "", 1) == []
     assert books.queued("r").bytes == {}
     assert Followers(books).of("r") == []
     books.close()

@@ -37,7 +37,16 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
     ],
 )
 def test_what_is_due(state, hours, scrub_days, last, wanted):
-    assert due(NOW, state, NOW - timedelta(hours=hours), scrub_days, last) == wanted
+    found = due(NOW, state, NOW - timedelta(hours=hours), last, scrub_days=scrub_days)
+    assert found == wanted
+
+
+def test_a_boot_proof_is_due_after_its_days():
+    since = NOW - timedelta(days=3)
+    last = Last(NOW, NOW, None)
+    assert due(NOW, "protected", since, last, prove_days=4) == ()
+    assert due(NOW, "protected", since, last, prove_days=3) == ("prove",)
+    assert due(NOW, "protected", since, last._replace(prove=NOW), prove_days=1) == ()
 
 
 @pytest.fixture
@@ -87,3 +96,12 @@ def test_a_host_that_was_named_for_it_does_it_and_another_takes_over_from_a_sile
     late = WorkReport(job=job.id, lease=order.lease, state=WorkState.SUCCEEDED)
     assert job.id in first.send(work=(late,)).taken
     assert overview.job(vault, job.id).job.state == "in progress"
+
+
+@pytest.mark.parametrize(("verdict", "counts"), [("passed", True), ("unsure", False)])
+def test_a_boot_proof_counts_as_a_drill_only_if_it_passed(vault, administrator, protected, verdict, counts):
+    job = machines.begin(vault, administrator, "web", "prove", {})
+    (order,) = protected.beat().orders
+    report = WorkReport(job=job.id, lease=order.lease, state=WorkState.SUCCEEDED, result={"verdict": verdict})
+    protected.beat(work=(report,))
+    assert (machines.shown(vault, "web").relationship.drilled is not None) is counts

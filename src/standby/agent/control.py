@@ -65,7 +65,6 @@ class Control:
             self._server.bind(path)
         self._path.chmod(0o600)
         self._server.listen()
-        self._one_by_one = threading.Lock()
         threading.Thread(target=self._serve, name="standby-control", daemon=True).start()
 
     def close(self) -> None:
@@ -95,8 +94,7 @@ class Control:
                         )
                     )
                 else:
-                    with self._one_by_one:
-                        answer = self._answer(request)
+                    answer = self._answer(request)
                 client.sendall(msgspec.json.encode(answer) + b"\n")
             except OSError as error:
                 log.warning("a client of the control socket went away: %s", error)

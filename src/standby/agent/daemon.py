@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Final
 
 from standby.agent.control import Control
@@ -29,7 +29,7 @@ class Logged:
     """An Observer that writes what happens to one machine into the agent's log."""
 
     def __init__(self, machine: str) -> None:
-        self._machine = machine
+        self.machine = machine
         self._state: State | None = None
 
     def state(self, state: State) -> None:
@@ -37,22 +37,22 @@ class Logged:
         shown = State.PROTECTED if state is State.DELTA else state
         if shown is not self._state:
             self._state = shown
-            log.info("%s: %s", self._machine, shown.value)
+            log.info("%s: %s", self.machine, shown.value)
 
     def scanned(self, disk: str, count: int) -> None:
-        log.debug("%s: %d bytes of %s compared", self._machine, count, disk)
+        log.debug("%s: %d bytes of %s compared", self.machine, count, disk)
 
     def cycle(self, report: CycleReport) -> None:
         log.debug(
-            "%s: %d bytes changed, the cut was open for %.3f s", self._machine, report.changed, report.window
+            "%s: %d bytes changed, the cut was open for %.3f s", self.machine, report.changed, report.window
         )
 
     def committed(self, record: Record) -> None:
         if record.is_point:
-            log.debug("%s: point %d of %s", self._machine, record.seq, record.at)
+            log.debug("%s: point %d of %s", self.machine, record.seq, record.at)
 
     def failed(self, error: StandbyError) -> None:
-        log.warning("%s: %s", self._machine, error)
+        log.warning("%s: %s", self.machine, error)
 
 
 def run(
@@ -62,9 +62,11 @@ def run(
     *,
     machine: str | None = None,
     observer: Callable[[str], Observer] = Logged,
+    beside: Callable[[Engines], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Replicate everything in the books until `stop` is set, and answer requests meanwhile.
 
+    beside: what is entered before the first cycle and left after the last.
     machine: only this one, at once; then the error with which its replication ended is raised.
     """
     ended: list[Exception] = []
@@ -81,6 +83,7 @@ def run(
         stack.callback(engines.close)
         control = Control(books.folder, Operations(books, engines, clock).answer)
         stack.callback(control.close)
+        stack.enter_context(beside(engines))
         begun = [one for one in books.relationships() if machine in (None, one.machine)]
         for relationship in begun:
             engines.begin(relationship)

@@ -15,7 +15,8 @@ from ulid import ULID
 from standby.agent.pursuits import Pursuits
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
-from standby.hypervisor.base import MachineNotConnected, Tracking
+from standby.hypervisor.base import Hypervisor, MachineNotConnected, Tracking
+from standby.hypervisor.libvirt_host import LibvirtHypervisor
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
 from standby.objects.address import open_store
 from standby.objects.base import ObjectStore
@@ -40,16 +41,16 @@ RESTING = (State.NEW, State.SEALED)
 
 
 class Parts(NamedTuple):
-    """An engine, and what it is made of."""
+    """An engine, and what it is made of. hypervisor: None where it is not known how the machine is reached."""
 
     engine: Engine
     source: Source
     target: Target
-    hypervisor: QemuHypervisor
+    hypervisor: Hypervisor | None
 
 
 class Engines:
-    """Thread-safe. observer: makes one for a machine."""
+    """Thread-safe. observer: makes one for a machine. asking: held while a request is carried out."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Engines:
         self._books = books
         self._clock = clock
         self._observer = observer
+        self.asking = threading.Lock()
         self._lock = threading.RLock()
         self._engines: dict[str, Engine] = {}
         self._lent: set[str] = set()
@@ -100,7 +102,7 @@ class Engines:
             return
         if relationship.connection is None:
             log.error(
-                "%s: it is not known how the machine is reached: `standby vm connect %s --qmp SOCKET`",
+                "%s: it is not known how the machine is reached: `standby vm connect %s --qmp SOCKET` (or --libvirt)",
                 relationship.machine,
                 relationship.machine,
             )
@@ -141,12 +143,8 @@ class Engines:
             self._refuse_lent(relationship)
             self._lent.add(relationship.id)
         try:
-            found = connection or relationship.connection
-            if found is None:
-                raise not_connected(relationship.machine)
             self.end(relationship.id)
-            hypervisor = reach(relationship.machine, found)
-            parts = Parts(*self._parts(relationship, hypervisor), hypervisor)
+            parts = self._parts(relationship, connection or relationship.connection)
             try:
                 yield parts
             finally:
@@ -207,6 +205,10 @@ class Engines:
                 self._stores[address] = open_store(address)
             return self._stores[address]
 
+    def limited(self, address: str) -> ObjectStore:
+        """For what is beside replication: what it sends counts against the host's rate."""
+        return Limited(self.store(address), self._host)
+
     def throttle(self) -> None:
         """Let the rates of the host and of each machine be what their schedules say now. At once, also for
         what is under way."""
@@ -229,13 +231,12 @@ class Engines:
             self.end(relationship_id)
 
     def _made(self, relationship: Relationship) -> Engine:
-        machine, connection = relationship.machine, relationship.connection
-        return self._parts(relationship, reach(machine, connection) if connection else Unconnected())[0]
+        return self._parts(relationship, relationship.connection).engine
 
-    def _parts(
-        self, relationship: Relationship, hypervisor: QemuHypervisor | Unconnected
-    ) -> tuple[Engine, Source, Target]:
+    def _parts(self, relationship: Relationship, connection: Connection | None) -> Parts:
         machine = relationship.machine
+        reached = reach(machine, connection) if connection else None
+        hypervisor = reached or Unconnected()
         source = Source(
             self._books, relationship.id, hypervisor, lambda: hypervisor.describe(machine), self._clock
         )
@@ -259,7 +260,7 @@ class Engines:
             first_cycle=first,
             stores=lambda address: self._limited(relationship.id, address),
         )
-        return engine, source, target
+        return Parts(engine, source, target, reached)
 
     def _followings(self, relationship: Relationship, fenced: Callable[[], None]) -> list[Following]:
         return [
@@ -290,22 +291,23 @@ class Unconnected:
     changed, without it."""
 
     def describe(self, machine: str) -> MachineDescription:
-        raise not_connected(machine)
+        raise self._told(machine)
 
     def tracking(self, machine: str, relationship: str, scratch: Path) -> Tracking:
-        raise not_connected(machine)
+        raise self._told(machine)
+
+    def _told(self, machine: str) -> MachineNotConnected:
+        return MachineNotConnected(
+            "it is not known how the machine is reached",
+            subject=machine,
+            hint=f"`standby vm connect {machine} --qmp SOCKET` names its control socket",
+        )
 
 
-def not_connected(machine: str) -> MachineNotConnected:
-    return MachineNotConnected(
-        "it is not known how the machine is reached",
-        subject=machine,
-        hint=f"`standby vm connect {machine} --qmp SOCKET` names its control socket",
-    )
-
-
-def reach(machine: str, connection: Connection) -> QemuHypervisor:
+def reach(machine: str, connection: Connection) -> Hypervisor:
     """The hypervisor of one machine."""
+    if connection.libvirt:
+        return LibvirtHypervisor(connection.libvirt)
     reached = QemuMachine(
         qmp=Path(connection.qmp),
         agent=Path(connection.agent) if connection.agent else None,

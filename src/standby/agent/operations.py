@@ -29,7 +29,8 @@ from standby.replication.unlock import set_key_file
 
 
 class Operations:
-    """One request at a time. checked: told the findings of a prerequisites check."""
+    """Thread-safe: one request at a time, whoever asks. checked: told the findings of a prerequisites check.
+    told: the name of each task as it begins, of requests that have several."""
 
     def __init__(
         self,
@@ -37,17 +38,20 @@ class Operations:
         engines: Engines,
         clock: Clock,
         checked: Callable[[Sequence[Finding]], None] = lambda _: None,
+        told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._books = books
         self._engines = engines
         self._clock = clock
         self._checked = checked
+        self._told = told
         self._seals = Seals(books, engines)
 
     def answer(self, request: Request) -> Answer:
         """What came of it; nothing is raised but defects."""
         try:
-            return self.do(request)
+            with self._engines.asking:
+                return self.do(request)
         except StandbyError as error:
             return Refused.of(error)
 
@@ -91,6 +95,7 @@ class Operations:
             socket.gethostname(),
             self._clock,
             checked,
+            self._told,
         )
         self._engines.begin(relationship)
         return Done(findings=tuple(found))

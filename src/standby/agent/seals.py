@@ -64,6 +64,7 @@ class Seals:
                 hint="give its QMP socket with --qmp",
             )
         with self._engines.lent(relationship, request.connection) as parts:
+            assert parts.hypervisor is not None, "it was looked for above"
             Sealing(
                 self._books, relationship.id, parts.engine, parts.source, parts.target, parts.hypervisor
             ).seal(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from standby.agent import daemon
+from standby.agent.discovery import SOCKETS
+from standby.agent.engines import Engines
+from standby.agent.membership import linked
 from standby.agent.memory import give_back_large
+from standby.agent.metrics import AgentCollector, Counted, Counts, served
+from standby.cli import agent_vault
 from standby.cli.asking import carry_out
 from standby.cli.foreground import stopping
 from standby.cli.help import Group
@@ -30,19 +37,52 @@ def run(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log each point and cycle, not only what changes.")
     ] = False,
+    sockets: Annotated[
+        Path,
+        typer.Option(
+            "--sockets",
+            metavar="DIR",
+            help="Where machines have control sockets for standby: NAME.qmp, NAME.ga for their guest agents.",
+        ),
+    ] = SOCKETS,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="ADDRESS:PORT",
+            help="Serve /metrics for Prometheus there; `:PORT` is on this host alone.",
+        ),
+    ] = None,
 ) -> None:
-    """Replicate all protected machines of this host, until SIGTERM or Ctrl-C. Logs go to stderr."""
+    """Replicate all protected machines of this host, until SIGTERM or Ctrl-C. Logs go to stderr.
+
+    Once the host is registered, it also talks to its vault and does what is ordered there.
+    """
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
     # They tell at this level what is only of use to those who mend them.
-    for noisy in ("asyncio", "qemu.qmp"):
+    for noisy in ("asyncio", "qemu.qmp", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     give_back_large()
+    clock, counts = SystemClock(), Counts()
     with closing(Books(made(folder_of(state)))) as books, stopping() as stop:
-        daemon.run(books, SystemClock(), stop)
+
+        @contextmanager
+        def beside(engines: Engines) -> Iterator[None]:
+            with linked(books, engines, clock, sockets=sockets.absolute()) as link, ExitStack() as stack:
+                if metrics is not None:
+                    stack.enter_context(served(metrics, AgentCollector(books, counts, link)))
+                yield
+
+        daemon.run(books, clock, stop, observer=lambda machine: Counted(machine, counts), beside=beside)
+
+
+app.command()(agent_vault.register)
+app.command()(agent_vault.show)
+app.command()(agent_vault.leave)
 
 
 @app.command()

@@ -8,21 +8,12 @@ from __future__ import annotations
 import typer
 
 from standby.cli import failover_back, failover_live, results
+from standby.cli.failover_fixup import DryRun, SetAddress, SetHostname, preview
 from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_planned import planned
 from standby.cli.failover_proof import KeepProof, ProbeLimit, Probes, test_and_prove
 from standby.cli.failover_report import report
-from standby.cli.failover_show import (
-    FAILOVERS,
-    TESTS,
-    RunDirectory,
-    Yes,
-    kind_of,
-    live_result,
-    root_of,
-    show_live,
-    tell,
-)
+from standby.cli.failover_show import RunDirectory, Yes, kind_of, live_result, root_of, show_live, tell
 from standby.cli.help import Group
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.machine import show_findings
@@ -32,8 +23,9 @@ from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
 from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failover, live, live_view, proof_probes
+from standby.recovery import failover, fixup_wish, live, live_view, proof_probes
 from standby.recovery.failover import FailoverTest, Request
+from standby.recovery.run_directory import FAILOVERS, TESTS
 
 app = typer.Typer(cls=Group)
 
@@ -46,6 +38,9 @@ def start_test(
     proof: KeepProof = False,
     probe: Probes = None,
     probe_limit: ProbeLimit = proof_probes.LIMIT,
+    set_hostname: SetHostname = "",
+    set_address: SetAddress = None,
+    dry_run: DryRun = False,
     state: State = None,
     no_agent: NoAgent = False,
     boot_limit: BootLimit = 300.0,
@@ -54,8 +49,13 @@ def start_test(
     json: Json = False,
 ) -> None:
     """Boot a point straight from the store, isolated from every network, beside whatever runs."""
+    fix_up = fixup_wish.parse(set_hostname, set_address or ())
+    key = key_of(key_file, passphrase)
+    if dry_run:
+        preview(store, replica, point, key, fix_up, json=json)
+        return
     root = made(root_of(state, TESTS))
-    request = Request(store, replica, point, None if no_agent else boot_limit, key_of(key_file, passphrase))
+    request = Request(store, replica, point, None if no_agent else boot_limit, key, fix_up)
     if proof:
         test_and_prove(request, root, probe, probe_limit, json=json)
         return

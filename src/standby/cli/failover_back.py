@@ -9,7 +9,7 @@ import typer
 
 from standby.block.images import Format
 from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent, SourceQmp
-from standby.cli.failover_show import FAILOVERS, RunDirectory, root_of, show_live, tell
+from standby.cli.failover_show import RunDirectory, root_of, show_live, tell
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json
 from standby.cli.reading import ReplicaName, StoreAddress
@@ -20,8 +20,9 @@ from standby.hypervisor.launch import QemuHost
 from standby.recovery import failback as failing_back
 from standby.recovery import live_view
 from standby.recovery.failback_steps import OldDisk
-from standby.recovery.live_view import Failover, Phase
+from standby.recovery.live_view import refuse_reverse
 from standby.recovery.networks import network_named
+from standby.recovery.run_directory import FAILOVERS
 from standby.recovery.split_brain import CONFIRM
 from standby.replication.policy import FREQUENCIES
 
@@ -46,7 +47,7 @@ def reverse(
     hashes; recovery points stay.
     """
     found = live_view.look(run, QemuHost())
-    _refuse_reverse(found)
+    refuse_reverse(found)
     machine = live_view.machine(run, QemuHost())
     protect(
         machine=found.name,
@@ -115,21 +116,6 @@ def complete(
         run, QemuHost(), source_qmp=source_qmp, confirmed=source_down, told=None if json else tell
     )
     show_live(completed, json)
-
-
-def _refuse_reverse(found: Failover) -> None:
-    if found.phase is not Phase.COMMITTED:
-        raise InvalidRequest(
-            f"it is not committed but {found.phase.value}",
-            subject=found.name,
-            hint=f"`standby failover commit {found.run}` keeps it",
-        )
-    if set(found.whole) != set(found.disks):
-        raise InvalidRequest(
-            "not all of its disks are here yet",
-            subject=found.name,
-            hint=f"`standby failover hydrate {found.run}`",
-        )
 
 
 def _old(text: str) -> OldDisk:

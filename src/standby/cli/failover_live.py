@@ -9,26 +9,19 @@ import typer
 from rich.progress import TaskID
 
 from standby.cli import results
-from standby.cli.failover_show import (
-    FAILOVERS,
-    RunDirectory,
-    Yes,
-    confirmed,
-    kind_of,
-    root_of,
-    show_live,
-    tell,
-)
+from standby.cli.failover_fixup import DryRun, SetAddress, SetHostname, preview
+from standby.cli.failover_show import RunDirectory, Yes, confirmed, kind_of, root_of, show_live, tell
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, print_json, progress, say, stderr, stdout
 from standby.cli.reading import PointChoice, ReplicaName, StoreAddress
 from standby.cli.state import State, made
 from standby.hypervisor.host import Fetched
 from standby.hypervisor.launch import QemuHost
-from standby.recovery import failback, live, networks
+from standby.recovery import failback, fixup_wish, live, networks
 from standby.recovery import hydrate as hydrating
 from standby.recovery.live import Request
 from standby.recovery.networks import network_named
+from standby.recovery.run_directory import FAILOVERS
 from standby.recovery.split_brain import CONFIRM
 
 NetworkChoice = Annotated[
@@ -72,6 +65,9 @@ def unplanned(
     network: NetworkChoice = "isolated",
     mapped: MapChoice = None,
     mac: MacChoice = "keep",
+    set_hostname: SetHostname = "",
+    set_address: SetAddress = None,
+    dry_run: DryRun = False,
     source_qmp: SourceQmp = None,
     source_down: Annotated[
         bool, typer.Option(CONFIRM, help="The source machine was made sure to be off.")
@@ -88,6 +84,11 @@ def unplanned(
     It can be cancelled or taken to another point until it is committed.
     """
     kind, bridge = network_named(network)
+    fix_up = fixup_wish.parse(set_hostname, set_address or ())
+    key = key_of(key_file, passphrase)
+    if dry_run:
+        preview(store, replica, point, key, fix_up, json=json)
+        return
     request = Request(
         store,
         replica,
@@ -97,8 +98,9 @@ def unplanned(
         bridge,
         source_qmp,
         source_down,
-        key_of(key_file, passphrase),
+        key,
         networks.parse(mapped or (), mac),
+        fix_up,
     )
     root = made(root_of(state, FAILOVERS))
     show_live(live.start(request, root, QemuHost(), told=None if json else tell), json)

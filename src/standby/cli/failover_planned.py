@@ -11,23 +11,23 @@ import typer
 
 from standby.cli import results
 from standby.cli.failover_live import BootLimit, NetworkChoice, NoAgent
-from standby.cli.failover_show import FAILOVERS, root_of, show_live, tell
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket
+from standby.cli.failover_show import root_of, show_live, tell
+from standby.cli.machine import AgentSocket, MachineName, NbdSocket, connection_of
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.reading import newest_point
 from standby.cli.sealing import Sealer
 from standby.cli.state import State, folder_of, made
-from standby.errors import InvalidRequest
 from standby.hypervisor.launch import QemuHost
 from standby.link.requests import Seal
 from standby.objects.address import open_store
 from standby.recovery import live
 from standby.recovery.live import Request
 from standby.recovery.networks import network_named
+from standby.recovery.run_directory import FAILOVERS
 from standby.replica.documents import Record
 from standby.replica.keys import remembered
 from standby.replication.books import Books, find
-from standby.replication.relationship import Connection, Relationship
+from standby.replication.relationship import Relationship
 
 
 def planned(
@@ -68,7 +68,7 @@ def planned(
         relationship = find(books, machine)
     request = Seal(
         machine=machine,
-        connection=_connection(relationship, qmp, agent, nbd),
+        connection=connection_of(machine, relationship.connection, qmp, agent, nbd, None),
         force=force,
         shutdown_limit=shutdown_limit,
         patience=patience,
@@ -93,28 +93,6 @@ def planned(
         show_live(live.start(wanted, root, QemuHost(), told=None if json else tell), json)
     else:
         _show(relationship, point, json)
-
-
-def _connection(
-    relationship: Relationship, qmp: Path | None, agent: Path | None, nbd: Path | None
-) -> Connection:
-    """By the sockets that the command names, and those known where it names none. Raises InvalidRequest."""
-    known = relationship.connection
-    if known is None and qmp is None:
-        raise InvalidRequest(
-            "it is not known how the machine is reached",
-            subject=relationship.machine,
-            hint="give its QMP socket with --qmp",
-        )
-
-    def chosen(named: Path | None, before: str) -> str:
-        return str(named.absolute()) if named else before
-
-    return Connection(
-        qmp=chosen(qmp, known.qmp if known else ""),
-        agent=chosen(agent, known.agent if known else ""),
-        nbd=chosen(nbd, known.nbd if known else ""),
-    )
 
 
 def _agreed(machine: str, limit: float, *, may_ask: bool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -19,10 +19,6 @@ from standby.recovery import run_directory
 from standby.recovery.live_view import Failover, Phase
 from standby.recovery.machine_steps import RunOrder
 from standby.recovery.steps import Row, State
-
-TESTS: Final = "tests"
-FAILOVERS: Final = "failovers"
-"""Where run directories are, within the state directory."""
 
 RunDirectory = Annotated[
     Path, typer.Argument(metavar="RUN", help="Its directory, as `failover list` names it.")

@@ -10,12 +10,22 @@ import typer
 from rich.console import Console
 
 from standby.cli.output import say
-from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
+from standby.errors import InvalidRequest
 from standby.records import Finding
+from standby.replication.relationship import Connection
 
 MachineName = Annotated[str, typer.Argument(metavar="MACHINE", help="The machine's name.")]
 QmpSocket = Annotated[
-    Path, typer.Option("--qmp", metavar="SOCKET", help="A QMP socket of the machine, for standby alone.")
+    Path | None,
+    typer.Option("--qmp", metavar="SOCKET", help="A QMP socket of the machine, for standby alone."),
+]
+LibvirtUri = Annotated[
+    str | None,
+    typer.Option(
+        "--libvirt",
+        metavar="URI",
+        help="The libvirt that runs it (qemu:///system), instead of sockets; MACHINE is its domain there.",
+    ),
 ]
 AgentSocket = Annotated[
     Path | None, typer.Option("--agent", metavar="SOCKET", help="The socket of its guest agent.")
@@ -26,9 +36,40 @@ NbdSocket = Annotated[
 ]
 
 
-def hypervisor_of(machine: str, qmp: Path, agent: Path | None, nbd: Path | None) -> QemuHypervisor:
-    """The one machine that the options name."""
-    return QemuHypervisor({machine: QemuMachine(qmp=qmp, agent=agent, nbd=nbd)})
+def connection_of(
+    machine: str,
+    known: Connection | None,
+    qmp: Path | None,
+    agent: Path | None,
+    nbd: Path | None,
+    libvirt: str | None,
+) -> Connection:
+    """How the options say that the machine is reached, and where they say nothing, what is known.
+
+    Raises InvalidRequest.
+    """
+    if libvirt and (qmp or agent or nbd):
+        raise InvalidRequest(
+            "it is reached either through libvirt or by sockets of its own",
+            subject=machine,
+            hint="give --libvirt alone: libvirt has the guest agent and its own control socket",
+        )
+    if libvirt:
+        return Connection(libvirt=libvirt)
+    if qmp is None and known is None:
+        raise InvalidRequest(
+            "it is not known how the machine is reached",
+            subject=machine,
+            hint="give a QMP socket of it with --qmp, or the libvirt that runs it with --libvirt",
+        )
+    if qmp is None and known and known.libvirt:
+        return known
+    before = known or Connection()
+    return Connection(
+        qmp=str(qmp.absolute()) if qmp else before.qmp,
+        agent=str(agent.absolute()) if agent else before.agent,
+        nbd=str(nbd.absolute()) if nbd else before.nbd,
+    )
 
 
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from standby.cli.failover_show import FAILOVERS, TESTS, Yes, confirmed
+from standby.cli.failover_show import Yes, confirmed
 from standby.cli.help import Group
 from standby.cli.machine import show_findings
 from standby.cli.output import Column, Json, print_json, say, stderr, stdout, table
@@ -28,6 +28,7 @@ from standby.recovery.plan_document import Kind, Member, Plan, PlanRefused, prob
 from standby.recovery.plan_host import Here
 from standby.recovery.plan_record import PlanRun, PlanStopped
 from standby.recovery.plan_steps import Part, Phase
+from standby.recovery.run_directory import FAILOVERS, TESTS
 from standby.recovery.split_brain import CONFIRM
 
 app = typer.Typer(cls=Group)

@@ -11,7 +11,7 @@ from ulid import ULID
 from standby.cli import results
 from standby.cli.failover_live import BootLimit, NoAgent
 from standby.cli.failover_proof import ProbeLimit, Probes, proof_of
-from standby.cli.failover_show import TESTS, root_of
+from standby.cli.failover_show import root_of
 from standby.cli.key_options import KeyFileOption, PassphraseOption, key_of
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.reading import ReplicaName, StoreAddress
@@ -20,6 +20,7 @@ from standby.errors import Damaged
 from standby.objects.address import open_store
 from standby.recovery import proof_bisect, proof_probes
 from standby.recovery.failover import Request
+from standby.recovery.run_directory import TESTS
 from standby.replica import proofs
 from standby.replica.journal import ReplicaLog, add_hold, read_head
 from standby.replica.proofs import Verdict

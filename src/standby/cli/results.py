@@ -388,6 +388,23 @@ class Vm(msgspec.Struct, kw_only=True):
     targets: tuple[VmTarget, ...]
 
 
+class AgentShown(msgspec.Struct, kw_only=True):
+    """running: an agent has this state directory. vault: "" where the host belongs to none. answered: when the vault
+    last answered a heartbeat. problem: why it did not answer the last one. skew: seconds by which the vault's clock is
+    ahead."""
+
+    running: bool
+    vault: str
+    host: str
+    name: str
+    site: str
+    token_expires: str
+    answered: str
+    problem: str
+    failures: int
+    skew: float
+
+
 class Unprotected(msgspec.Struct, kw_only=True):
     """dropped: points that were queued and never reached the store."""
 
@@ -421,6 +438,20 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
     cause: str = ""
     hint: str = ""
     retry_at: str = ""
+
+
+class FixUpFile(msgspec.Struct, kw_only=True):
+    """difference: as `diff -U0` tells it, without secrets."""
+
+    path: str
+    difference: tuple[str, ...]
+
+
+class FixUpPreview(msgspec.Struct, kw_only=True):
+    """files: those that would be changed in the guest."""
+
+    replica: str
+    files: tuple[FixUpFile, ...]
 
 
 class FailoverTest(msgspec.Struct, kw_only=True):
@@ -520,8 +551,8 @@ class Swept(msgspec.Struct, kw_only=True):
     records: int
     bytes: int
     waiting: tuple[str, ...]
-    refused: tuple[str, ...]
     proofs: int = 0
+    refused: tuple[str, ...]
 
 
 class Retention(msgspec.Struct, kw_only=True):
@@ -559,6 +590,33 @@ class Scrubbed(msgspec.Struct, kw_only=True):
     damaged: bool
     findings: tuple[ScrubDamage, ...]
     unproved: str = ""
+
+
+class LoggedIn(msgspec.Struct, kw_only=True):
+    """expires: of the token, "" where that is not known. file: where it is kept."""
+
+    vault: str
+    user: str
+    role: str
+    expires: str
+    file: str
+
+
+class CheckStage(msgspec.Struct, kw_only=True):
+    """result: passed, failed or skipped (it cannot be tried from here)."""
+
+    stage: str
+    result: str
+    seconds: float
+    detail: str
+
+
+class Check(msgspec.Struct, kw_only=True):
+    """Of `standby check`. passed: no stage failed."""
+
+    machine: str
+    passed: bool
+    stages: tuple[CheckStage, ...]
 
 
 class BisectStep(msgspec.Struct, kw_only=True):

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from standby.cli.foreground import stopping
-from standby.cli.help import Group
+from standby.cli.help import lone
 from standby.cli.output import Column, Json, print_json, say, stderr, stdout, table
 from standby.cli.quantities import age, instant
 from standby.cli.reading import StoreAddress
@@ -32,7 +32,7 @@ from standby.vault.database import Database
 from standby.vault.server import Server, address_of
 from standby.vault.tls import identity
 
-app = typer.Typer(cls=Group)
+app = lone()
 
 Folder = Annotated[
     Path | None,
@@ -112,11 +112,11 @@ def run(
         )
     authority = ""
     if not plain and certificate is None:
-        own = identity(where, _names(address.host, url), SystemClock().now())
+        own = identity(where, certificate_names(address.host, url), SystemClock().now())
         certificate, key, authority = own.certificate, own.key, own.authority
     with opened(where, database) as vault, stopping() as stop:
         vault.database.migrate()
-        _tell_first(begin.first_user(vault))
+        tell_first(begin.first_user(vault))
         begin.first_policies(vault)
         with closing(Server(address, certificate=certificate, key=key, proxies=proxies)) as server:
             reached = url or f"{server.scheme}://{_named(address.host)}:{server.port}"
@@ -210,12 +210,13 @@ def _folder(folder: Path | None) -> Path:
     return (folder or default_state() / "vault").absolute()
 
 
-def _tell_first(fresh: str | None) -> None:
+def tell_first(fresh: str | None) -> None:
+    """The first user's password, where there is one."""
     if fresh:
         say(stderr(), f"First user: {begin.FIRST_USER}, password: {fresh} (told this once; change it)")
 
 
-def _names(host: str, url: str) -> list[str]:
+def certificate_names(host: str, url: str) -> list[str]:
     """What the certificate is for."""
     outside = url.partition("://")[2].partition("/")[0].rpartition(":")[0] or url.partition("://")[2]
     names = [outside.strip("[]"), _named(host), socket.gethostname(), "localhost", "127.0.0.1"]

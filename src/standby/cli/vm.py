@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import typer
 
+from standby.agent.engines import reach
 from standby.cli import results, vm_requests, vm_show, vm_targets
 from standby.cli.help import Group
 from standby.cli.machine import (
     AgentSocket,
+    LibvirtUri,
     MachineName,
     NbdSocket,
     QmpSocket,
-    hypervisor_of,
+    connection_of,
     show_findings,
 )
 from standby.cli.output import Json, print_json, say, stdout
@@ -26,15 +28,17 @@ app = typer.Typer(cls=Group)
 @app.command()
 def check(
     machine: MachineName,
-    qmp: QmpSocket,
+    qmp: QmpSocket = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
+    libvirt: LibvirtUri = None,
     state: State = None,
     json: Json = False,
 ) -> None:
     """Tell everything that stands against protecting a machine, or limits it. Changes nothing in it."""
     scratch = made(folder_of(state) / "scratch")
-    findings = tuple(hypervisor_of(machine, qmp, agent, nbd).check(machine, scratch))
+    connection = connection_of(machine, None, qmp, agent, nbd, libvirt)
+    findings = tuple(reach(machine, connection).check(machine, scratch))
     blocking = [finding for finding in findings if finding.blocks]
     if json:
         print_json(results.Checked(machine=machine, ready=not blocking, findings=findings))

@@ -15,7 +15,7 @@ from standby.agent.operations import Operations
 from standby.agent.unchanged import as_known, check_unchanged
 from standby.cli.asking import by_agent
 from standby.cli.foreground import stopping
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket
+from standby.cli.machine import AgentSocket, LibvirtUri, MachineName, NbdSocket, connection_of
 from standby.cli.output import Json, print_json, say, stderr, stdout
 from standby.cli.policy_options import (
     ApplicationConsistent,
@@ -29,6 +29,8 @@ from standby.cli.policy_options import (
 from standby.cli.protecting import CREATE, Lines, Told
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
+from standby.cli.vault_login import Local, asked
+from standby.cli.vm_where import Wait, only_here, only_in_a_vault, through_vault
 from standby.clock import Clock, SystemClock
 from standby.errors import InvalidRequest, Recoverable
 from standby.link.requests import AddTarget, Protect
@@ -40,7 +42,7 @@ from standby.replication.books import Books, find
 from standby.replication.enable import take_over as take_over_replica
 from standby.replication.followers import Followers
 from standby.replication.policy import Policy
-from standby.replication.relationship import Connection, Relationship
+from standby.replication.relationship import Relationship
 from standby.replication.unlock import set_key_file
 
 
@@ -57,6 +59,7 @@ def protect(
     ] = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
+    libvirt: LibvirtUri = None,
     replica: Annotated[
         str | None,
         typer.Option("--replica", metavar="NAME", help="Its name in the store [default: the machine's]."),
@@ -101,6 +104,11 @@ def protect(
             help="One more store to replicate to, from the same capture. Repeatable.",
         ),
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", metavar="POLICY", help="Of a vault: its name or id.")
+    ] = None,
+    wait: Wait = False,
+    local: Local = False,
     state: State = None,
     json: Json = False,
 ) -> None:
@@ -108,13 +116,43 @@ def protect(
 
     Where `standby agent run` is at work, it takes the machine on. Else this command replicates it, in the
     foreground, until Ctrl-C; started again, it goes on where it left off.
+
+    Where a vault is named (`standby login`), it has the machine's agent do it, under a policy of the vault; --store is
+    the name of one of its stores. What concerns the host itself, as --qmp, is refused then: see --local.
     """
+    if asked(state, local):
+        only_here(
+            {
+                "--qmp": qmp,
+                "--agent": agent,
+                "--nbd": nbd,
+                "--frequency": frequency,
+                "--application-consistent": application_consistent,
+                "--backlog": backlog,
+                "--reserve": reserve,
+                "--resync": resync,
+                "--resync-hours": resync_hours,
+                "--target": target or None,
+            }
+        )
+        params = {
+            "store": store,
+            "policy": policy or "",
+            "replica": replica or "",
+            "excluded": exclude or [],
+            "spool": str(spool) if spool else "",
+            "take_over": take_over,
+            "key_file": str(key_file) if key_file else "",
+        }
+        through_vault().change(machine, "enable-protection", params, wait=wait, json=json)
+        return
+    only_in_a_vault("--policy", policy)
     opened = open_store(store)
     folder = made(folder_of(state))
     known = _known(folder, machine)
     request = Protect(
         machine=machine,
-        connection=_connection(machine, known, qmp, agent, nbd),
+        connection=connection_of(machine, known.connection if known else None, qmp, agent, nbd, libvirt),
         store=opened.url,
         replica=replica or machine,
         policy=policy_of(
@@ -202,24 +240,6 @@ def _known(folder: Path, machine: str) -> Relationship | None:
     except InvalidRequest:
         # None are there yet, or they are of another version, which opening them to write tells.
         return None
-
-
-def _connection(
-    machine: str, known: Relationship | None, qmp: Path | None, agent: Path | None, nbd: Path | None
-) -> Connection:
-    """What the command says of it, and where it says nothing, what is known."""
-    before = known.connection if known else None
-    if qmp is None and before is None:
-        raise InvalidRequest(
-            "it is not known how the machine is reached",
-            subject=machine,
-            hint="give a QMP socket of it with --qmp",
-        )
-    return Connection(
-        qmp=str(qmp.absolute()) if qmp else before.qmp if before else "",
-        agent=str(agent.absolute()) if agent else before.agent if before else "",
-        nbd=str(nbd.absolute()) if nbd else before.nbd if before else "",
-    )
 
 
 def _newest(request: Protect) -> Record | None:

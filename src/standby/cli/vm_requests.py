@@ -10,7 +10,7 @@ import typer
 
 from standby.cli import results
 from standby.cli.asking import carry_out
-from standby.cli.machine import AgentSocket, MachineName, NbdSocket, show_findings
+from standby.cli.machine import AgentSocket, LibvirtUri, MachineName, NbdSocket, connection_of, show_findings
 from standby.cli.output import Json, print_json, say, stdout
 from standby.cli.policy_options import (
     ApplicationConsistent,
@@ -28,30 +28,47 @@ from standby.cli.policy_options import (
 )
 from standby.cli.quantities import counted, size
 from standby.cli.state import State, folder_of
+from standby.cli.vault_login import Local, asked
 from standby.cli.vm_show import vm_of
+from standby.cli.vm_where import Confirm, Wait, only_here, through_vault
 from standby.errors import InvalidRequest
 from standby.link import requests
 from standby.replica.keys import KeyFile
 from standby.replication.books import Books, find
 from standby.replication.policy import Policy
-from standby.replication.relationship import Connection, Relationship
+from standby.replication.relationship import Relationship
 from standby.replication.window import Start
 
 
-def pause(machine: MachineName, state: State = None, json: Json = False) -> None:
+def pause(
+    machine: MachineName, wait: Wait = False, local: Local = False, state: State = None, json: Json = False
+) -> None:
     """Pause replication: no more points; changes go on being tracked."""
+    if asked(state, local):
+        through_vault().change(machine, "pause", {}, wait=wait, json=json)
+        return
     carry_out(folder_of(state), requests.Pause(machine=machine))
     _tell(machine, state, json, f"{machine} is paused. `standby vm resume {machine}` ends it.")
 
 
-def resume(machine: MachineName, state: State = None, json: Json = False) -> None:
+def resume(
+    machine: MachineName, wait: Wait = False, local: Local = False, state: State = None, json: Json = False
+) -> None:
     """Resume replication that was paused."""
+    if asked(state, local):
+        through_vault().change(machine, "resume", {}, wait=wait, json=json)
+        return
     carry_out(folder_of(state), requests.Resume(machine=machine))
     _tell(machine, state, json, f"{machine} is resumed.")
 
 
-def retry(machine: MachineName, state: State = None, json: Json = False) -> None:
+def retry(
+    machine: MachineName, wait: Wait = False, local: Local = False, state: State = None, json: Json = False
+) -> None:
     """Try again now what waits for its time, or for a person who has acted."""
+    if asked(state, local):
+        through_vault().change(machine, "retry", {}, wait=wait, json=json)
+        return
     carry_out(folder_of(state), requests.Retry(machine=machine))
     _tell(machine, state, json, f"{machine}: everything is tried again now.")
 
@@ -64,6 +81,8 @@ def point(
             "--with", metavar="MACHINE", help="And of this machine, at the same instant. Repeatable."
         ),
     ] = None,
+    wait: Wait = False,
+    local: Local = False,
     state: State = None,
     json: Json = False,
 ) -> None:
@@ -71,6 +90,10 @@ def point(
 
     With other machines of this host, all are frozen for one instant; where that fails, status 4 tells why.
     """
+    if asked(state, local):
+        only_here({"--with": together or None})
+        through_vault().change(machine, "point", {}, wait=wait, json=json)
+        return
     carry_out(folder_of(state), requests.MakePoint(machine=machine, together=tuple(together or ())))
     text = f"{machine}: a point is made now."
     if together:
@@ -89,10 +112,16 @@ def resync(
     cancel: Annotated[
         bool, typer.Option("--cancel", help="Hold it until it is asked for again; it goes on from there.")
     ] = False,
+    wait: Wait = False,
+    local: Local = False,
     state: State = None,
     json: Json = False,
 ) -> None:
     """Compare disks with the replica now, by hashes: only what differs is sent, and points stay."""
+    if asked(state, local):
+        kind, params = ("cancel-resync", {}) if cancel else ("resync", {"disks": disk or []})
+        through_vault().change(machine, kind, params, wait=wait, json=json)
+        return
     if cancel:
         carry_out(folder_of(state), requests.CancelResync(machine=machine))
         text = f"{machine}: the resynchronization is held. `standby vm resync {machine}` goes on with it."
@@ -188,16 +217,19 @@ def policy_text(policy: Policy) -> list[str]:
 
 def connect(
     machine: MachineName,
-    qmp: Annotated[Path, typer.Option("--qmp", metavar="SOCKET", help="Its QMP socket from now on.")],
+    qmp: Annotated[
+        Path | None, typer.Option("--qmp", metavar="SOCKET", help="Its QMP socket from now on.")
+    ] = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
+    libvirt: LibvirtUri = None,
     state: State = None,
     json: Json = False,
 ) -> None:
     """Tell how a protected machine is reached from now on."""
-    connection = _sockets(qmp, agent, nbd)
+    connection = connection_of(machine, None, qmp, agent, nbd, libvirt)
     carry_out(folder_of(state), requests.SetConnection(machine=machine, connection=connection))
-    _tell(machine, state, json, f"{machine} is reached at {connection.qmp}.")
+    _tell(machine, state, json, f"{machine} is reached at {connection.libvirt or connection.qmp}.")
 
 
 def key(
@@ -222,23 +254,32 @@ def unprotect(
     ] = None,
     agent: AgentSocket = None,
     nbd: NbdSocket = None,
+    libvirt: LibvirtUri = None,
     gone: Annotated[
         bool, typer.Option("--machine-gone", help="The machine's process is gone, and its tracking with it.")
     ] = False,
+    confirm: Confirm = "",
+    wait: Wait = False,
+    local: Local = False,
     state: State = None,
     json: Json = False,
 ) -> None:
     """End protection. The replica stays in the store, with all its points."""
+    if asked(state, local):
+        only_here({"--qmp": qmp, "--agent": agent, "--nbd": nbd})
+        through_vault().unprotect(machine, gone=gone, confirm=confirm, wait=wait, json=json)
+        return
     folder = folder_of(state)
     relationship = _read(folder, machine)
-    if qmp and gone:
+    if (qmp or libvirt) and gone:
         raise InvalidRequest(
             "it is told both where the machine runs and that it is gone",
             subject=machine,
-            hint="give --qmp or --machine-gone",
+            hint="give --qmp, --libvirt or --machine-gone",
         )
-    if qmp:
-        carry_out(folder, requests.SetConnection(machine=machine, connection=_sockets(qmp, agent, nbd)))
+    if qmp or libvirt:
+        connection = connection_of(machine, None, qmp, agent, nbd, libvirt)
+        carry_out(folder, requests.SetConnection(machine=machine, connection=connection))
     done = carry_out(folder, requests.Unprotect(machine=machine, gone=gone))
     if json:
         print_json(
@@ -254,14 +295,6 @@ def unprotect(
         stdout(),
         f"{machine} is no longer protected.{lost} Its replica {relationship.replica} stays in "
         f"{relationship.store}: `standby replica points {relationship.store} {relationship.replica}`.",
-    )
-
-
-def _sockets(qmp: Path, agent: Path | None, nbd: Path | None) -> Connection:
-    return Connection(
-        qmp=str(qmp.absolute()),
-        agent=str(agent.absolute()) if agent else "",
-        nbd=str(nbd.absolute()) if nbd else "",
     )
 
 

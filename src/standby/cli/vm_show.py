@@ -6,34 +6,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.text import Text
 
+from standby.agent.report import Looking, retry_at, scan_told
 from standby.cli import results
 from standby.cli.machine import MachineName
 from standby.cli.output import Column, Field, Json, fields, print_json, say, stdout, table
 from standby.cli.quantities import age, counted, duration, instant, local, size, zone
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of
+from standby.cli.vault_login import Local, asked
 from standby.cli.vm_targets import print_targets, targets_of
+from standby.cli.vm_where import only_in_a_vault, through_vault
 from standby.errors import StandbyError
 from standby.objects.address import open_store
-from standby.replication import chronicle, resync, statistics
+from standby.replication import chronicle, statistics
 from standby.replication.books import Books, find
 from standby.replication.followers import Followers
 from standby.replication.health import Level
 from standby.replication.holder import holder
 from standby.replication.hours import host_zone
 from standby.replication.relationship import Relationship
-from standby.replication.standing import health_of
 from standby.replication.statistics import Churn
 
 _STYLES = {Level.CRITICAL: "red", Level.WARNING: "yellow", Level.NORMAL: "green", Level.NOT_APPLICABLE: ""}
 _SHADES = " .:-=+*#%@"
 
 
-def list_machines(state: State = None, json: Json = False) -> None:
-    """List the machines that are protected here, with their health."""
+def list_machines(
+    unprotected: Annotated[
+        bool, typer.Option("--unprotected", help="Only those that are not protected; of a vault.")
+    ] = False,
+    local: Local = False,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """List machines with their health: those that are protected here, or a vault's."""
+    if asked(state, local):
+        through_vault().list_machines(unprotected=unprotected, json=json)
+        return
+    only_in_a_vault("--unprotected", unprotected)
     with _reading(folder_of(state)) as books:
         found = [vm_of(books, one, ask_store=False) for one in books.relationships()]
     if json:
@@ -44,8 +59,11 @@ def list_machines(state: State = None, json: Json = False) -> None:
         _print_list(found)
 
 
-def show(machine: MachineName, state: State = None, json: Json = False) -> None:
+def show(machine: MachineName, local: Local = False, state: State = None, json: Json = False) -> None:
     """Show a protected machine: health and why, points, queue, errors, disks."""
+    if asked(state, local):
+        through_vault().show(machine, json=json)
+        return
     with _reading(folder_of(state)) as books:
         vm = vm_of(books, find(books, machine))
     if json:
@@ -78,13 +96,9 @@ def churn(machine: MachineName, state: State = None, json: Json = False) -> None
 
 def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -> results.Vm:
     """ask_store: look there for the newest point; else what the agent last knew is told."""
-    tz, now = host_zone(), datetime.now(UTC)
     running = holder(books.folder) is not None
-    queue = books.queued(relationship.id)
-    found = chronicle.read(books, relationship, now, tz)
     followers = Followers(books).of(relationship.id)
-    health = health_of(relationship, queue, found, now, tz, agent=running, followers=followers)
-    interval = statistics.rolled(found.history, now, relationship.policy.monitoring, tz).current
+    _, queue, health, interval = Looking(books).at(relationship, agent=running)
     newest, problem = None, ""
     if ask_store:
         try:
@@ -92,7 +106,6 @@ def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -
         except StandbyError as error:
             problem = f"{error.subject}: {error.cause}"
     trouble = relationship.send or relationship.capture
-    retry_at = trouble.retry_at if trouble else None
     return results.Vm(
         machine=relationship.machine,
         id=relationship.id,
@@ -111,7 +124,7 @@ def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -
         queued=queue.length,
         queued_bytes=sum(queue.bytes.values()),
         failures=trouble.failures if trouble else 0,
-        retry_at=datetime.fromtimestamp(retry_at, UTC).isoformat() if retry_at else "",
+        retry_at=retry_at(relationship),
         error=relationship.error,
         newest=results.Point.of(newest) if newest else None,
         newest_at=health.newest_point.isoformat() if health.newest_point else "",
@@ -133,7 +146,7 @@ def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -
             results.VmDisk(
                 id=disk.id,
                 size=disk.size,
-                scan=resync.EXPLAINED[resync.Reason(disk.scan)].why if disk.scan else "",
+                scan=scan_told(disk.scan),
                 scanned=disk.scanned,
             )
             for disk in relationship.disks

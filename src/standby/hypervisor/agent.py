@@ -11,6 +11,7 @@ import json
 import secrets
 import socket
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +31,33 @@ class GuestAgentRefused(Recoverable):
     """The guest agent answered with an error (a command it disables, a file system that cannot freeze)."""
 
 
-class GuestAgent:
-    """One connection to the agent, made and synchronized on construction. Used by one thread at a time."""
+class Agent(ABC):
+    """A way to the guest agent. Used by one thread at a time."""
+
+    @abstractmethod
+    def command(self, name: str, limit: float, **arguments: Any) -> Any:
+        """Execute `name` and give back what it returns. An `_` in an argument's name stands for `-`."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def ping(self, limit: float = SYNC_LIMIT) -> None:
+        self.command("guest-ping", limit)
+
+    def freeze(self, limit: float) -> int:
+        """Freeze all file systems; how many. After GuestAgentSilent the freeze may still happen later."""
+        return int(self.command("guest-fsfreeze-freeze", limit))
+
+    def thaw(self, limit: float) -> int:
+        """Thaw all file systems; how many were frozen. Harmless when none was."""
+        return int(self.command("guest-fsfreeze-thaw", limit))
+
+    def fsfreeze_status(self, limit: float = SYNC_LIMIT) -> Literal["frozen", "thawed"]:
+        return "frozen" if self.command("guest-fsfreeze-status", limit) == "frozen" else "thawed"
+
+
+class GuestAgent(Agent):
+    """One connection to the agent, made and synchronized on construction."""
 
     def __init__(
         self, machine: str, path: Path, *, limit: float = SYNC_LIMIT, channel: socket.socket | None = None
@@ -58,25 +84,10 @@ class GuestAgent:
         """The connection's descriptor."""
         return self._socket.fileno()
 
-    def ping(self, limit: float = SYNC_LIMIT) -> None:
-        self.command("guest-ping", limit)
-
-    def freeze(self, limit: float) -> int:
-        """Freeze all file systems; how many. After GuestAgentSilent the freeze may still happen later."""
-        return int(self.command("guest-fsfreeze-freeze", limit))
-
-    def thaw(self, limit: float) -> int:
-        """Thaw all file systems; how many were frozen. Harmless when none was."""
-        return int(self.command("guest-fsfreeze-thaw", limit))
-
-    def fsfreeze_status(self, limit: float = SYNC_LIMIT) -> Literal["frozen", "thawed"]:
-        return "frozen" if self.command("guest-fsfreeze-status", limit) == "frozen" else "thawed"
-
     def close(self) -> None:
         self._socket.close()
 
     def command(self, name: str, limit: float, **arguments: Any) -> Any:
-        """Execute `name` and give back what it returns. An `_` in an argument's name stands for `-`."""
         deadline = time.monotonic() + limit
         options = {key.replace("_", "-"): value for key, value in arguments.items()}
         try:

@@ -22,7 +22,7 @@ from standby.hypervisor.freeze import Freeze
 from standby.hypervisor.inventory import SourceDisk
 from standby.hypervisor.latency import WriteLatency
 from standby.hypervisor.meeting import Meeting
-from standby.hypervisor.qmp import Event, Qmp
+from standby.hypervisor.monitor import Event, Monitor
 from standby.hypervisor.rounds import Rounds
 from standby.hypervisor.scratch import CutLimits, ScratchFiles, check_room, free
 from standby.hypervisor.thawer import ThawerMissing
@@ -42,7 +42,7 @@ class Cutter:
 
     def __init__(
         self,
-        qmp: Qmp,
+        qmp: Monitor,
         rounds: Rounds,
         exports: Exports,
         files: ScratchFiles,
@@ -113,7 +113,7 @@ class Cutter:
                 cut.group = meeting.id if self._vote(meeting, held, note) else ""
                 note = note or (f"no instant in common: {meeting.why}" if not cut.group else "")
             cut.note = note
-            names = {disk.id: self.rounds.name(ended[disk.id]) for disk in disks}
+            names = {disk.id: self.rounds.name(disk, ended[disk.id]) for disk in disks}
             try:
                 for identity, export in fleece.show(names).items():
                     cut.open(identity, self.exports.open(export, names[identity]))
@@ -283,7 +283,7 @@ class QemuCut:
         return ""
 
 
-def resume_if_stopped(qmp: Qmp) -> None:
+def resume_if_stopped(qmp: Monitor) -> None:
     """Let a guest go on that QEMU stopped because a write failed (werror=enospc): there is room again.
 
     If the failure was its own disk's, it stops again at the same write.

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-from standby.hypervisor.qmp import Qmp, QmpError
+from standby.hypervisor.monitor import Monitor, QmpError
 from standby.records import NicDescription
 
 _CONTAINERS = ("/machine/peripheral", "/machine/peripheral-anon")
 
 
-def qom(qmp: Qmp, path: str, name: str) -> Any:
+def qom(qmp: Monitor, path: str, name: str) -> Any:
     """A property's value; None where the object or the property is not there."""
     try:
         return qmp.command("qom-get", path=path, property=name)
@@ -20,7 +20,7 @@ def qom(qmp: Qmp, path: str, name: str) -> Any:
         return None
 
 
-def bus_of(qmp: Qmp, device: str) -> str:
+def bus_of(qmp: Monitor, device: str) -> str:
     """How the guest sees a disk's device: virtio, scsi, ide, nvme, usb; virtio where that is not told."""
     kind = str(qom(qmp, device, "type") or "")
     for prefix, bus in (("scsi-", "scsi"), ("ide-", "ide"), ("nvme", "nvme"), ("usb-", "usb")):
@@ -29,7 +29,7 @@ def bus_of(qmp: Qmp, device: str) -> str:
     return "virtio"
 
 
-def iothread_of(qmp: Qmp, device: str) -> str:
+def iothread_of(qmp: Monitor, device: str) -> str:
     """The I/O thread (QOM path) that serves a disk's device or its controller; "" for the main loop.
 
     A qemu-storage-daemon has no devices and does not tell which thread an export is on: if it has any
@@ -46,12 +46,12 @@ def iothread_of(qmp: Qmp, device: str) -> str:
     return ""
 
 
-def shared_for_writing(qmp: Qmp, device: str) -> bool:
+def shared_for_writing(qmp: Monitor, device: str) -> bool:
     """Whether the device lets others write to its disk (share-rw=on)."""
     return bool(device) and qom(qmp, device, "share-rw") is True
 
 
-def network_cards(qmp: Qmp) -> list[NicDescription]:
+def network_cards(qmp: Monitor) -> list[NicDescription]:
     """The machine's network cards, by device id; which network they are on QEMU does not tell."""
     found = []
     for container in _CONTAINERS:
@@ -62,7 +62,7 @@ def network_cards(qmp: Qmp) -> list[NicDescription]:
     return found
 
 
-def children(qmp: Qmp, path: str) -> Iterator[tuple[str, str]]:
+def children(qmp: Monitor, path: str) -> Iterator[tuple[str, str]]:
     """(name, type) of the objects below a QOM path; nothing if it is not there."""
     try:
         properties = qmp.command("qom-list", path=path)
@@ -73,7 +73,7 @@ def children(qmp: Qmp, path: str) -> Iterator[tuple[str, str]]:
             yield entry["name"], entry["type"].removeprefix("child<").removesuffix(">")
 
 
-def _controllers(qmp: Qmp, device: str) -> Iterator[str]:
+def _controllers(qmp: Monitor, device: str) -> Iterator[str]:
     """The objects above a device's bus, nearest first: a SCSI disk's thread is its controller's."""
     bus = qom(qmp, device, "parent_bus")
     if not isinstance(bus, str) or not bus:

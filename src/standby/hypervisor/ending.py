@@ -14,7 +14,7 @@ from typing import Final
 from standby.errors import NeedsPerson
 from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.base import MachineUnreachable
-from standby.hypervisor.qmp import Qmp
+from standby.hypervisor.monitor import Monitor
 
 SHUT_DOWN: Final = "shutdown"
 """The run state in which the guest has ended and QEMU has not."""
@@ -30,7 +30,7 @@ class CannotOutlive(NeedsPerson):
 class QemuEnding:
     """An `Ending` of a machine by its control connection."""
 
-    def __init__(self, qmp: Qmp, agent: Path | None) -> None:
+    def __init__(self, qmp: Monitor, agent: Path | None) -> None:
         self._qmp = qmp
         self._agent = agent
 

@@ -21,7 +21,7 @@ from standby.block.nbd import NbdDisk
 from standby.errors import InvalidRequest
 from standby.hypervisor.base import DiskInUse, MachineUnreachable
 from standby.hypervisor.inventory import OURS
-from standby.hypervisor.qmp import Events, Qmp, QmpError
+from standby.hypervisor.monitor import Events, Monitor, QmpError
 
 _SOCKET_PATH_MOST = 107  # sun_path of unix(7), without the closing NUL
 _DELETION_LIMIT = 10.0
@@ -36,7 +36,7 @@ def own_server(control: Path) -> Path:
     return control.with_name(f"{control.name}.standby-nbd")
 
 
-def serve(qmp: Qmp, theirs: Path | None) -> Path:
+def serve(qmp: Monitor, theirs: Path | None) -> Path:
     """The socket of the process's NBD server, started if need be. `theirs`: of a server it has anyway.
 
     Raises NbdServerTaken, InvalidRequest.
@@ -71,7 +71,7 @@ def serve(qmp: Qmp, theirs: Path | None) -> Path:
     return path
 
 
-def stop_serving(qmp: Qmp, theirs: Path | None) -> None:
+def stop_serving(qmp: Monitor, theirs: Path | None) -> None:
     """Stop the NBD server if we started it and nobody has exports on it."""
     if theirs is None and speaks_nbd(own_server(qmp.path)) and not qmp.command("query-block-exports"):
         qmp.command("nbd-server-stop")
@@ -97,28 +97,32 @@ def speaks_nbd(path: Path, limit: float = 5.0) -> bool:
 class Exports:
     """The exports of one relationship on one process. Thread-safe."""
 
-    def __init__(self, qmp: Qmp, relationship: str, theirs: Path | None) -> None:
+    def __init__(self, qmp: Monitor, relationship: str, theirs: Path | None) -> None:
         self._qmp = qmp
         self._prefix = f"{OURS}{relationship}-"
         self._theirs = theirs
         self._serial = itertools.count()
         self._server: Path | None = None
+        self._shown: set[str] = set()
+        self._lock = threading.RLock()
 
     def add(self, kind: str, node: str, bitmap: tuple[str, str] | None = None) -> str:
         """Export `node` read-only, with the (node, name) of a bitmap that does not record; its id."""
-        if self._server is None:
-            self._server = serve(self._qmp, self._theirs)
         identity = f"{self._prefix}{kind}{next(self._serial)}"
         shown = {"bitmaps": [{"node": bitmap[0], "name": bitmap[1]}]} if bitmap else {}
-        self._qmp.command(
-            "block-export-add",
-            type="nbd",
-            id=identity,
-            node_name=node,
-            name=identity,
-            writable=False,
-            **shown,
-        )
+        with self._lock:
+            if self._server is None:
+                self._server = serve(self._qmp, self._theirs)
+            self._qmp.command(
+                "block-export-add",
+                type="nbd",
+                id=identity,
+                node_name=node,
+                name=identity,
+                writable=False,
+                **shown,
+            )
+            self._shown.add(identity)
         return identity
 
     def open(self, identity: str, bitmap: str | None = None) -> NbdDisk:
@@ -151,6 +155,10 @@ class Exports:
                 else:
                     waiting.add(identity)
             self._await_deletion(events, waiting)
+        with self._lock:
+            self._shown -= set(identities)
+            if self._qmp.shares_server and not self._shown:
+                self.stop_serving()
 
     def remove_all(self) -> None:
         """End every export of the relationship, also those of an agent that died."""

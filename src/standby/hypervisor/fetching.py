@@ -6,14 +6,14 @@ from typing import Final
 
 from standby.hypervisor.host import Fetched, FlushFailed
 from standby.hypervisor.inventory import OURS
+from standby.hypervisor.monitor import Monitor
 from standby.hypervisor.qemu_arguments import backing_name, node_name
-from standby.hypervisor.qmp import Qmp
 from standby.records import DiskDescription
 
 _JOB: Final = f"{OURS}fetch-"
 
 
-def fetched(qmp: Qmp, index: int, disk: DiskDescription) -> Fetched:
+def fetched(qmp: Monitor, index: int, disk: DiskDescription) -> Fetched:
     job = f"{_JOB}{index}"
     found = next((one for one in qmp.command("query-block-jobs") if one["device"] == job), None)
     if found:
@@ -22,12 +22,12 @@ def fetched(qmp: Qmp, index: int, disk: DiskDescription) -> Fetched:
     return Fetched(disk.size if whole else 0, disk.size, whole=whole, at_work=False)
 
 
-def fetch(qmp: Qmp, index: int, disk: DiskDescription) -> None:
+def fetch(qmp: Monitor, index: int, disk: DiskDescription) -> None:
     """QEMU needs nobody to stay. To begin, it waits for all requests at work, of every disk (seen with 7.2)."""
     qmp.command("block-stream", job_id=f"{_JOB}{index}", device=node_name(index, disk))
 
 
-def flush(qmp: Qmp, index: int, disk: DiskDescription) -> None:
+def flush(qmp: Monitor, index: int, disk: DiskDescription) -> None:
     """Make durable what the image has, its tables too: a stream that has ended has not (QEMU 7.2).
 
     Raises FlushFailed.
@@ -38,13 +38,13 @@ def flush(qmp: Qmp, index: int, disk: DiskDescription) -> None:
         raise FlushFailed(f"QEMU cannot flush it: {said.strip()}", subject=f"{qmp.machine}, disk {disk.id}")
 
 
-def let_go(qmp: Qmp, index: int) -> None:
+def let_go(qmp: Monitor, index: int) -> None:
     """Close the connection to the server of a disk that is whole. Harmless to repeat."""
     name = backing_name(index)
     if any(node["node-name"] == name for node in qmp.command("query-named-block-nodes", flat=True)):
         qmp.command("blockdev-del", node_name=name)
 
 
-def _has_backing(qmp: Qmp, node: str) -> bool:
+def _has_backing(qmp: Monitor, node: str) -> bool:
     nodes = qmp.command("query-named-block-nodes", flat=True)
     return any("backing_file" in one for one in nodes if one["node-name"] == node)

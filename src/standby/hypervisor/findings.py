@@ -13,14 +13,15 @@ from standby.hypervisor.agent import GuestAgent, GuestAgentRefused, GuestAgentSi
 from standby.hypervisor.devices import iothread_of, shared_for_writing
 from standby.hypervisor.exports import own_server, serve, speaks_nbd, stop_serving
 from standby.hypervisor.inventory import FORMATS, OURS, SourceDisk, disks_of, is_flash
-from standby.hypervisor.qmp import Qmp
+from standby.hypervisor.monitor import Monitor
 from standby.hypervisor.scratch import CutLimits, free, needed
 from standby.records import Finding
 
 OLDEST = (7, 1)
 """The first QEMU whose exports show a bitmap of a named node (block-export-add, BlockDirtyBitmapOrStr)."""
 
-_UNSAFE_JOBS = frozenset({"mirror", "commit", "stream", "backup"})
+UNSAFE_JOBS = frozenset({"mirror", "commit", "stream", "backup"})
+"""Jobs of others beside which disks cannot be tracked."""
 
 ChainProblems = Callable[[Path, str], Sequence[tuple[str, str]]]
 """What is wrong with the parents of the image at a path, of a format of QEMU's: (problem, fix) each."""
@@ -41,15 +42,15 @@ def image_chain_problems(path: Path, driver: str) -> Sequence[tuple[str, str]]:
 
 
 def survey(
-    qmp: Qmp,
+    qmp: Monitor,
     *,
     scratch: Path,
-    agent: Path | None,
+    agent_problem: str,
     nbd: Path | None,
     limits: CutLimits,
     chain_problems: ChainProblems,
 ) -> list[Finding]:
-    """All findings on one process, the blocking ones first."""
+    """All findings on one process, the blocking ones first. agent_problem: why no guest agent answers, or ""."""
     disks = disks_of(qmp)
     found = [
         *_version(qmp),
@@ -57,12 +58,12 @@ def survey(
         *_others(qmp),
         *_server(qmp, nbd),
         *_room(qmp, scratch, [disk.size for disk in disks if not _left_out(disk)], limits),
-        *_machine(qmp, agent),
+        *_machine(qmp, agent_problem),
     ]
     return sorted(found, key=lambda finding: not finding.blocks)
 
 
-def _version(qmp: Qmp) -> Iterator[Finding]:
+def _version(qmp: Monitor) -> Iterator[Finding]:
     if qmp.version < OLDEST:
         yield Finding(
             subject=qmp.machine,
@@ -72,7 +73,7 @@ def _version(qmp: Qmp) -> Iterator[Finding]:
         )
 
 
-def _disks(qmp: Qmp, disks: Sequence[SourceDisk], chain_problems: ChainProblems) -> Iterator[Finding]:
+def _disks(qmp: Monitor, disks: Sequence[SourceDisk], chain_problems: ChainProblems) -> Iterator[Finding]:
     if not any(not _left_out(disk) for disk in disks):
         yield Finding(
             subject=qmp.machine,
@@ -98,7 +99,7 @@ def _disks(qmp: Qmp, disks: Sequence[SourceDisk], chain_problems: ChainProblems)
                 yield Finding(subject=subject, problem=problem, fix=fix, blocks=True)
 
 
-def _of_disk(qmp: Qmp, subject: str, disk: SourceDisk, *, shared: bool) -> Iterator[Finding]:
+def _of_disk(qmp: Monitor, subject: str, disk: SourceDisk, *, shared: bool) -> Iterator[Finding]:
     if not disk.supported:
         yield Finding(
             subject=subject,
@@ -122,7 +123,9 @@ def _of_disk(qmp: Qmp, subject: str, disk: SourceDisk, *, shared: bool) -> Itera
             blocks=True,
         )
     if disk.supported and not disk.persistent:
-        old = " of the old version 0.10" if disk.driver == "qcow2" else ""
+        old = ""
+        if disk.driver == "qcow2":
+            old = " with internal snapshots" if disk.snapshots else " of the old version 0.10"
         yield Finding(
             subject=subject,
             problem=f"{disk.format}{old} keeps no change tracking when the machine is off",
@@ -131,9 +134,9 @@ def _of_disk(qmp: Qmp, subject: str, disk: SourceDisk, *, shared: bool) -> Itera
         )
 
 
-def _others(qmp: Qmp) -> Iterator[Finding]:
+def _others(qmp: Monitor) -> Iterator[Finding]:
     for job in qmp.command("query-jobs"):
-        if job["type"] in _UNSAFE_JOBS and not job["id"].startswith(OURS):
+        if job["type"] in UNSAFE_JOBS and not job["id"].startswith(OURS):
             yield Finding(
                 subject=qmp.machine,
                 problem=f"a {job['type']} job ({job['id']}) runs on its disks",
@@ -142,7 +145,7 @@ def _others(qmp: Qmp) -> Iterator[Finding]:
             )
 
 
-def _server(qmp: Qmp, nbd: Path | None) -> Iterator[Finding]:
+def _server(qmp: Monitor, nbd: Path | None) -> Iterator[Finding]:
     ours = nbd is None and speaks_nbd(own_server(qmp.path))
     try:
         serve(qmp, nbd)
@@ -153,7 +156,7 @@ def _server(qmp: Qmp, nbd: Path | None) -> Iterator[Finding]:
         stop_serving(qmp, nbd)
 
 
-def _room(qmp: Qmp, scratch: Path, sizes: Sequence[int], limits: CutLimits) -> Iterator[Finding]:
+def _room(qmp: Monitor, scratch: Path, sizes: Sequence[int], limits: CutLimits) -> Iterator[Finding]:
     try:
         have = free(scratch)
     except OSError as error:
@@ -174,13 +177,13 @@ def _room(qmp: Qmp, scratch: Path, sizes: Sequence[int], limits: CutLimits) -> I
         )
 
 
-def _machine(qmp: Qmp, agent: Path | None) -> Iterator[Finding]:
+def _machine(qmp: Monitor, agent_problem: str) -> Iterator[Finding]:
     if not qmp.has("query-cpus-fast"):
         return
-    if why := _agent_problem(qmp.machine, agent):
+    if agent_problem:
         yield Finding(
             subject=qmp.machine,
-            problem=f"{why}: points are crash-consistent only",
+            problem=f"{agent_problem}: points are crash-consistent only",
             fix="install qemu-guest-agent in the guest, give the machine its channel, name the socket here",
             blocks=False,
         )
@@ -193,7 +196,8 @@ def _machine(qmp: Qmp, agent: Path | None) -> Iterator[Finding]:
         )
 
 
-def _agent_problem(machine: str, path: Path | None) -> str:
+def agent_problem(machine: str, path: Path | None) -> str:
+    """Why no guest agent answers at a socket; "" if one does."""
     if path is None:
         return "no guest agent socket is given"
     try:

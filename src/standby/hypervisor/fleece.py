@@ -14,7 +14,7 @@ from standby.failpoints import declare
 from standby.hypervisor.base import MachineUnreachable
 from standby.hypervisor.exports import Exports
 from standby.hypervisor.inventory import SourceDisk
-from standby.hypervisor.qmp import Qmp, QmpError
+from standby.hypervisor.monitor import Monitor, QmpError
 from standby.hypervisor.rounds import Action
 from standby.hypervisor.scratch import ScratchFiles
 
@@ -28,7 +28,7 @@ class Fleece:
     """Scratch nodes, jobs and exports of one cut. The steps come in the order of the methods."""
 
     def __init__(
-        self, qmp: Qmp, exports: Exports, files: ScratchFiles, prefix: str, disks: Sequence[SourceDisk]
+        self, qmp: Monitor, exports: Exports, files: ScratchFiles, prefix: str, disks: Sequence[SourceDisk]
     ) -> None:
         self._qmp = qmp
         self._exports = exports
@@ -53,12 +53,13 @@ class Fleece:
         for number, (disk, node) in enumerate(zip(self._disks, self._nodes, strict=True)):
             path = self._files.create(number, disk.size)
             self.paths.append(path)
-            # After a crash nobody reads it, so its flushes would only cost the guest's volume.
-            file = {"driver": "file", "filename": str(path), "cache": {"no-flush": True}}
             try:
-                self._qmp.command(
-                    "blockdev-add", driver="qcow2", node_name=node, file=file, backing=disk.node
-                )
+                with self._qmp.lent(path) as name:
+                    # After a crash nobody reads it, so its flushes would only cost the guest's volume.
+                    file = {"driver": "file", "filename": name, "cache": {"no-flush": True}}
+                    self._qmp.command(
+                        "blockdev-add", driver="qcow2", node_name=node, file=file, backing=disk.node
+                    )
             except QmpError as error:
                 raise NeedsPerson(
                     f"QEMU cannot open the scratch image {path}: {error.desc}",
@@ -120,7 +121,7 @@ class Fleece:
         self.paths = []
 
 
-def cancel_jobs(qmp: Qmp, jobs: Collection[str]) -> bool:
+def cancel_jobs(qmp: Monitor, jobs: Collection[str]) -> bool:
     """Cancel jobs and wait until they are gone. Whether all had been running until then."""
     held = True
     with qmp.listening() as events:
@@ -146,7 +147,7 @@ def cancel_jobs(qmp: Qmp, jobs: Collection[str]) -> bool:
     return held
 
 
-def delete_nodes(qmp: Qmp, nodes: Collection[str]) -> None:
+def delete_nodes(qmp: Monitor, nodes: Collection[str]) -> None:
     """Delete scratch nodes; those that are gone already are no error."""
     for node in nodes:
         try:
@@ -156,7 +157,7 @@ def delete_nodes(qmp: Qmp, nodes: Collection[str]) -> None:
                 raise
 
 
-def remove_leftovers(qmp: Qmp, exports: Exports, files: ScratchFiles, prefix: str) -> None:
+def remove_leftovers(qmp: Monitor, exports: Exports, files: ScratchFiles, prefix: str) -> None:
     """Take away what an agent that died left of its cuts and exports; the guest's burden first."""
     cancel_jobs(qmp, [job["id"] for job in qmp.command("query-jobs") if job["id"].startswith(prefix)])
     exports.remove_all()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from standby.hypervisor.agent import SYNC_LIMIT, GuestAgent, GuestAgentRefused, GuestAgentSilent
+from standby.hypervisor.agent import SYNC_LIMIT, Agent, GuestAgent, GuestAgentRefused, GuestAgentSilent
 from standby.hypervisor.thawer import Thawer, ThawerMissing, thaw_now, thaw_until_done
 
 log = logging.getLogger(__name__)
@@ -24,13 +25,14 @@ FROZEN_LIMIT = 10.0
 class Freeze:
     """One freeze of one guest. `begin` at most once, then `end` always; `end` may be called again."""
 
-    def __init__(self, machine: str, agent: Path, mark: Path, *, limit: float = FROZEN_LIMIT) -> None:
+    def __init__(self, machine: str, agent: Path | None, mark: Path, *, limit: float = FROZEN_LIMIT) -> None:
+        """agent: its socket; None where a subclass reaches it otherwise."""
         self._machine = machine
         self._path = agent
         self._mark = mark
         self.limit = limit
         self._lock = threading.Lock()
-        self._agent: GuestAgent | None = None
+        self._agent: Agent | None = None
         self._pending = False
         self._expired = False
         self._watchdog: threading.Timer | None = None
@@ -38,14 +40,14 @@ class Freeze:
 
     def ask(self) -> None:
         """Whether the agent answers, before anything is frozen. Raises GuestAgentSilent."""
-        GuestAgent(self._machine, self._path, limit=min(SYNC_LIMIT, self.limit)).close()
+        self._connect(min(SYNC_LIMIT, self.limit)).close()
 
     def begin(self) -> None:
         """Freeze. Raises GuestAgentSilent, GuestAgentRefused or ThawerMissing; by then it is thawed or being thawed."""
         with self._lock:
-            self._agent = GuestAgent(self._machine, self._path, limit=min(SYNC_LIMIT, self.limit))
+            self._agent = self._connect(min(SYNC_LIMIT, self.limit))
             try:
-                self._thawer = Thawer(self._machine, self._path, self._agent.fileno(), self._mark, self.limit)
+                self._thawer = self._guard(self._agent)
             except ThawerMissing:
                 self._agent.close()
                 raise
@@ -70,6 +72,16 @@ class Freeze:
         with self._lock:
             held = self._pending and not self._expired
             return self._thaw() > 0 and held
+
+    def _connect(self, limit: float) -> Agent:
+        assert self._path is not None  # else this is overridden
+        return GuestAgent(self._machine, self._path, limit=limit)
+
+    def _guard(self, agent: Agent) -> Thawer:
+        # Both are so of what `_connect` gives back.
+        assert self._path is not None
+        assert isinstance(agent, GuestAgent)
+        return Thawer(self._machine, self._path, agent.fileno(), self._mark, self.limit)
 
     def _expire(self) -> None:
         with self._lock:
@@ -105,16 +117,17 @@ def thaw_leftover(machine: str, agent: Path | None, mark: Path) -> None:
     if agent is None:
         log.error("%s: may be frozen and has no guest agent socket any more; thaw it by hand", machine)
         return
+    thaw_by(machine, lambda: thaw_now(machine, agent), mark)
+
+
+def thaw_by(machine: str, thaw: Callable[[], bool], mark: Path) -> None:
+    """Call `thaw` until it says that the guest is thawed, the first time at once, then in the background."""
     try:
-        if thaw_now(machine, agent):
+        if thaw():
             mark.unlink(missing_ok=True)
             return
     except (GuestAgentSilent, GuestAgentRefused) as error:
         log.warning("%s: may still be frozen: %s", machine, error)
-    _thaw_in_background(machine, agent, mark)
-
-
-def _thaw_in_background(machine: str, agent: Path, mark: Path) -> None:
     threading.Thread(
-        target=thaw_until_done, args=(machine, agent, mark), name=f"standby-thaw-{machine}", daemon=True
+        target=thaw_until_done, args=(machine, thaw, mark), name=f"standby-thaw-{machine}", daemon=True
     ).start()

@@ -11,9 +11,10 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from standby.hypervisor.qmp import Qmp
+from standby.hypervisor.monitor import Monitor
 
 OURS = "standby-"
 """What the names of all our nodes, exports, jobs and bitmaps begin with."""
@@ -81,6 +82,7 @@ class SourceDisk(NamedTuple):
     """A disk of the machine, as tracking needs it.
 
     node: where its changes are tracked. driver: that node's. persistent: bitmaps survive a clean stop.
+    snapshots: its image has internal ones.
     path: of the image, as QEMU was given it. device: the QOM path of the guest's device, "" without.
     """
 
@@ -91,6 +93,7 @@ class SourceDisk(NamedTuple):
     path: str = ""
     device: str = ""
     persistent: bool = False
+    snapshots: bool = False
     read_only: bool = False
     removable: bool = False
     bitmaps: tuple[Bitmap, ...] = ()
@@ -104,21 +107,27 @@ class SourceDisk(NamedTuple):
         return self.driver in FORMATS or self.driver in _PROTOCOLS
 
 
-def disks_of(qmp: Qmp) -> list[SourceDisk]:
+def disks_of(qmp: Monitor) -> list[SourceDisk]:
     """All disks of the process, sorted by id, the read-only and removable ones too."""
     nodes = qmp.command("query-named-block-nodes", flat=True)
     graph = qmp.command("x-debug-query-block-graph")
     if qmp.has("query-cpus-fast"):
-        found = machine_disks(nodes, graph, qmp.command("query-block"))
+        found = machine_disks(nodes, graph, qmp.command("query-block"), qmp.disk_names())
     else:
         found = served_disks(nodes, graph, qmp.command("query-block-exports"))
     return sorted(found, key=lambda disk: disk.id)
 
 
 def machine_disks(
-    nodes: Sequence[Mapping[str, Any]], graph: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]
+    nodes: Sequence[Mapping[str, Any]],
+    graph: Mapping[str, Any],
+    blocks: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> list[SourceDisk]:
-    """Of a running machine: what its devices have inserted. Firmware flash is none of the disks."""
+    """Of a running machine: what its devices have inserted. Firmware flash is none of the disks.
+
+    names: see `Monitor.disk_names`.
+    """
     tree = _Tree(nodes, graph)
     found = []
     for block in blocks:
@@ -126,7 +135,8 @@ def machine_disks(
         if "inserted" not in block or not (device or block["device"]) or is_flash(block):
             continue
         node = tree.tracked(block["inserted"]["node-name"])
-        disk = tree.disk(_device_id(device, block["device"], node), node)
+        identity = _device_id(device, block["device"], node)
+        disk = tree.disk(names.get(identity, identity), node)
         removable = block["removable"]
         found.append(
             disk._replace(device=_device_path(device), removable=removable, read_only=block["inserted"]["ro"])
@@ -205,7 +215,12 @@ class _Tree:
             driver=node["drv"],
             size=image["virtual-size"],
             path="" if path.startswith("json:") or re.match(r"[a-z0-9+]+://", path) else path,
-            persistent=node["drv"] == "qcow2" and specific.get("compat") != "0.10" and not node["ro"],
+            persistent=node["drv"] == "qcow2"
+            and specific.get("compat") != "0.10"
+            and not node["ro"]
+            # QEMU refuses to go back to an internal snapshot of an image that has bitmaps in it.
+            and not image.get("snapshots"),
+            snapshots=bool(image.get("snapshots")),
             read_only=node["ro"],
             bitmaps=tuple(
                 Bitmap(

@@ -6,14 +6,14 @@ clients are not watched in this way.
 
 from __future__ import annotations
 
-from standby.hypervisor.qmp import Qmp
+from standby.hypervisor.monitor import Monitor
 from standby.hypervisor.scratch import CutLimits
 
 
 class WriteLatency:
     """Looked at again and again while a cut is open."""
 
-    def __init__(self, qmp: Qmp, limits: CutLimits) -> None:
+    def __init__(self, qmp: Monitor, limits: CutLimits) -> None:
         self._qmp = qmp
         self._limits = limits
         self._count, self._time = self._read()

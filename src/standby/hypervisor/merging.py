@@ -7,14 +7,14 @@ from typing import Final
 
 from standby.hypervisor.host import MergeFailed
 from standby.hypervisor.inventory import OURS
+from standby.hypervisor.monitor import Monitor
 from standby.hypervisor.qemu_arguments import backing_name, node_name
-from standby.hypervisor.qmp import Qmp
 from standby.records import DiskDescription
 
 _JOB: Final = f"{OURS}merge-"
 
 
-def merge(qmp: Qmp, index: int, disk: DiskDescription, limit: float) -> None:
+def merge(qmp: Monitor, index: int, disk: DiskDescription, limit: float) -> None:
     """See `RunningMachine.merge`. limit: seconds.
 
     The guest is stopped before the machine goes over to the base: until the caller has noted that, image and
@@ -57,7 +57,7 @@ def merge(qmp: Qmp, index: int, disk: DiskDescription, limit: float) -> None:
         )
 
 
-def merged(qmp: Qmp, index: int, disk: DiskDescription) -> bool:
+def merged(qmp: Monitor, index: int, disk: DiskDescription) -> bool:
     wanted = backing_name(index)
     for block in qmp.command("query-block"):
         if _device(block.get("qdev", "")) == node_name(index, disk) and "inserted" in block:
@@ -65,14 +65,14 @@ def merged(qmp: Qmp, index: int, disk: DiskDescription) -> bool:
     return False
 
 
-def drop_overlay(qmp: Qmp, index: int, disk: DiskDescription) -> None:
+def drop_overlay(qmp: Monitor, index: int, disk: DiskDescription) -> None:
     name = node_name(index, disk)
     nodes = qmp.command("query-named-block-nodes", flat=True)
     if merged(qmp, index, disk) and any(node["node-name"] == name for node in nodes):
         qmp.command("blockdev-del", node_name=name)
 
 
-def _ready(qmp: Qmp, job: str, disk: DiskDescription) -> bool:
+def _ready(qmp: Monitor, job: str, disk: DiskDescription) -> bool:
     found = next((one for one in qmp.command("query-block-jobs") if one["device"] == job), None)
     if found is None:
         raise MergeFailed(

@@ -16,7 +16,7 @@ from standby.clock import Clock, SystemClock
 from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.devices import bus_of, network_cards, qom
 from standby.hypervisor.ending import QemuEnding
-from standby.hypervisor.findings import ChainProblems, image_chain_problems, survey
+from standby.hypervisor.findings import ChainProblems, agent_problem, image_chain_problems, survey
 from standby.hypervisor.freeze import FROZEN_LIMIT
 from standby.hypervisor.inventory import SourceDisk, disks_of, is_flash
 from standby.hypervisor.qmp import Qmp
@@ -113,7 +113,7 @@ class QemuHypervisor:
             return survey(
                 qmp,
                 scratch=scratch,
-                agent=config.agent,
+                agent_problem=agent_problem(machine, config.agent),
                 nbd=config.nbd,
                 limits=self._limits,
                 chain_problems=lambda path, kind: self._chain_problems(Path(_absolute(qmp, str(path))), kind),
@@ -212,10 +212,8 @@ def _absolute(qmp: Qmp, path: str) -> str:
     """A path as QEMU was given it, made absolute by QEMU's working directory where this host tells it."""
     if not path or path.startswith("/"):
         return path
-    try:
-        return str(Path(f"/proc/{qmp.process_id}/cwd").readlink() / path)
-    except OSError:
-        return ""
+    directory = qmp.working_directory
+    return str(directory / path) if directory else ""
 
 
 def _boot_files(qmp: Qmp) -> dict[Role, Path]:

@@ -11,13 +11,11 @@ import asyncio
 import atexit
 import contextlib
 import logging
-import queue
 import socket
 import struct
 import threading
-import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
@@ -34,10 +32,9 @@ from qemu.qmp import (
 from qemu.qmp.message import Message
 from qemu.qmp.qmp_client import NegotiationError
 
-from standby.errors import Recoverable
 from standby.hypervisor.base import MachineUnreachable
+from standby.hypervisor.monitor import Event, Monitor, QmpError
 
-Event = Mapping[str, Any]
 _T = TypeVar("_T")
 
 GREETING_LIMIT = 5.0
@@ -51,20 +48,6 @@ COMMAND_LIMIT = 30.0
 
 # The library logs what it also raises; without a handler Python would print it to stderr.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
-
-
-class QmpError(Recoverable):
-    """QEMU refused a command. `kind` is QMP's error class, `desc` its text; callers map what they expect."""
-
-    def __init__(self, command: str, kind: str, desc: str, *, subject: str) -> None:
-        self.command = command
-        self.kind = kind
-        self.desc = desc
-        super().__init__(
-            f"QEMU refused {command}: {desc}",
-            subject=subject,
-            hint="look at the machine's log and at what else uses its disks; then try again",
-        )
 
 
 class ControlSocketBusy(MachineUnreachable):
@@ -108,43 +91,15 @@ class _Dispatch(EventListener):
         self._deliver(dict(event))
 
 
-class Events:
-    """The events since `Qmp.listening` was entered, in order."""
-
-    def __init__(self, qmp: Qmp) -> None:
-        self._qmp = qmp
-        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-
-    def wait(self, wanted: Callable[[Event], bool], limit: float) -> Event | None:
-        """The next event that is `wanted`, dropping others; None after `limit` seconds without.
-
-        Raises MachineUnreachable when the connection goes away.
-        """
-        deadline = time.monotonic() + limit
-        while True:
-            try:
-                event = self._queue.get(timeout=max(deadline - time.monotonic(), 0))
-            except queue.Empty:
-                return None
-            if event is None:
-                self._queue.put(None)
-                raise self._qmp.lost("waiting for an event")
-            if wanted(event):
-                return event
-
-
-class Qmp:
-    """One connection. Thread-safe. Raises MachineUnreachable in every call once the connection is lost."""
+class Qmp(Monitor):
+    """A `Monitor` by a QMP socket."""
 
     def __init__(self, machine: str, path: Path, *, greeting_limit: float = GREETING_LIMIT) -> None:
         """Connect and negotiate. Raises MachineUnreachable; ControlSocketBusy if nobody greets in time."""
-        self.machine = machine
+        super().__init__(machine)
         self.path = path
         self.command_limit = COMMAND_LIMIT
         self._loop = _loop_thread.get()
-        self._cause = ""
-        self._listeners: list[Events] = []
-        self._listeners_lock = threading.Lock()
         for _ in range(NEGOTIATIONS):
             stream = self._open_socket(greeting_limit)
             self.process_id = _peer(stream)
@@ -160,14 +115,9 @@ class Qmp:
             )
         self._client: QMPClient = client
         self.version = self._version()
-        self._commands: frozenset[str] | None = None
         _open.add(self)
 
     def command(self, name: str, /, **arguments: Any) -> Any:
-        """Execute `name` and give back what it returns. An `_` in an argument's name stands for `-`.
-
-        Raises QmpError when QEMU refuses. On MachineUnreachable it is unknown whether it took effect.
-        """
         options = {key.replace("_", "-"): value for key, value in arguments.items()}
         if self._cause:
             raise self.lost(name)
@@ -185,37 +135,7 @@ class Qmp:
             self._cause = self._cause or str(error) or "the connection was closed"
             raise self.lost(name) from error
 
-    def transaction(self, actions: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """All actions, given as (type, data), at one instant, or none of them (QmpError)."""
-        if actions:
-            self.command("transaction", actions=[{"type": kind, "data": data} for kind, data in actions])
-
-    def has(self, command: str) -> bool:
-        """Whether this QEMU knows the command."""
-        if self._commands is None:
-            self._commands = frozenset(entry["name"] for entry in self.command("query-commands"))
-        return command in self._commands
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[Events]:
-        """Collect events from here on, so that none is missed between a command and the wait for it."""
-        events = Events(self)
-        with self._listeners_lock:
-            self._listeners.append(events)
-        if self._cause:
-            events._queue.put(None)
-        try:
-            yield events
-        finally:
-            with self._listeners_lock:
-                self._listeners.remove(events)
-
-    @property
-    def alive(self) -> bool:
-        return not self._cause
-
     def lost(self, doing: str) -> MachineUnreachable:
-        """The error that tells this connection's end."""
         return MachineUnreachable(
             f"the control socket {self.path} went away ({self._cause})",
             subject=self.machine,
@@ -224,7 +144,6 @@ class Qmp:
         )
 
     def close(self) -> None:
-        """Let go of the socket, so that another client can have it. Idempotent."""
         self._cause = self._cause or "closed by us"
         _open.discard(self)
         self._loop.call_soon_threadsafe(self._closing.set)
@@ -247,6 +166,13 @@ class Qmp:
             ) from error
         stream.setblocking(False)
         return stream
+
+    @property
+    def working_directory(self) -> Path | None:
+        try:
+            return Path(f"/proc/{self.process_id}/cwd").readlink()
+        except OSError:
+            return None
 
     async def _connect(self, stream: socket.socket, limit: float) -> QMPClient | None:
         """None if an event came before the answer to the handshake: QEMU sends them from other threads, and
@@ -289,15 +215,7 @@ class Qmp:
             await client.disconnect()
         except (OSError, EOFError, QMPError) as error:
             self._cause = self._cause or str(error) or "QEMU closed the connection"
-        self._cause = self._cause or "QEMU closed the connection"
-        with self._listeners_lock:
-            for events in self._listeners:
-                events._queue.put(None)
-
-    def _deliver(self, event: Event) -> None:
-        with self._listeners_lock:
-            for events in self._listeners:
-                events._queue.put(event)
+        self._end("QEMU closed the connection")
 
     def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -1,5 +1,9 @@
 """Rounds as dirty bitmaps: `standby-<relationship>-<number>` on the disk's format node, 4 KiB a bit.
 
+Where others copy bitmaps from image to image (`Monitor.copies_bitmaps`), the name ends in a mark of the image
+too, and one with another image's mark tells nothing: libvirt's snapshots give the new image a bitmap of each
+name that begins empty, and what was written before would be missed in silence (tried: docs/decisions/0016).
+
 QEMU marks a block when a write to it completes, so a write in flight while a round begins is in the newer
 one. Of a disk's rounds exactly the newest records. Counts are never looked at: after a crash they are 0 for
 bitmaps that mean nothing (`inconsistent`, good only for removal).
@@ -7,6 +11,7 @@ bitmaps that mean nothing (`inconsistent`, good only for removal).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +19,7 @@ from standby.errors import Bug
 from standby.failpoints import declare
 from standby.hypervisor.base import DiskInUse, Lost, TrackingLost
 from standby.hypervisor.inventory import OURS, Bitmap, SourceDisk
-from standby.hypervisor.qmp import Qmp, QmpError
+from standby.hypervisor.monitor import Monitor, QmpError
 
 GRANULARITY = 4096
 """Bytes of one bit: the page of the replica's logs."""
@@ -36,19 +41,22 @@ class Found(NamedTuple):
 
 
 class Rounds:
-    def __init__(self, qmp: Qmp, relationship: str) -> None:
+    def __init__(self, qmp: Monitor, relationship: str) -> None:
         self._qmp = qmp
         self._prefix = f"{OURS}{relationship}-"
+        self._marked = qmp.copies_bitmaps
 
-    def name(self, number: int) -> str:
-        return f"{self._prefix}{number}"
+    def name(self, disk: SourceDisk, number: int) -> str:
+        return f"{self._prefix}{number}{self._mark(disk)}"
 
     def of(self, disk: SourceDisk) -> list[Found]:
         """The disk's rounds of this relationship, oldest first."""
+        mark = self._mark(disk)
         found = [
             Found(int(number), bitmap)
             for bitmap in disk.bitmaps
-            if (number := bitmap.name.removeprefix(self._prefix)) != bitmap.name and number.isdecimal()
+            if bitmap.name.startswith(self._prefix) and bitmap.name.endswith(mark)
+            if (number := bitmap.name.removeprefix(self._prefix).removesuffix(mark)).isdecimal()
         ]
         return sorted(found)
 
@@ -62,6 +70,7 @@ class Rounds:
 
     def recover(self, disk: SourceDisk, active: int, since: int) -> Lost | None:
         """Make the disk's rounds one that records and reaches back to `active`; else why not, and none."""
+        self._drop_copies(disk)
         found = self.of(disk)
         lost, base = judge(found, active, since)
         if base is None:
@@ -78,10 +87,13 @@ class Rounds:
         """Actions after which round `base` records and holds the later rounds, which are gone."""
         if not later:
             return []
-        names = [self.name(number) for number in later]
+        names = [self.name(disk, number) for number in later]
         return [
-            ("block-dirty-bitmap-enable", {"node": disk.node, "name": self.name(base)}),
-            ("block-dirty-bitmap-merge", {"node": disk.node, "target": self.name(base), "bitmaps": names}),
+            ("block-dirty-bitmap-enable", {"node": disk.node, "name": self.name(disk, base)}),
+            (
+                "block-dirty-bitmap-merge",
+                {"node": disk.node, "target": self.name(disk, base), "bitmaps": names},
+            ),
             *(("block-dirty-bitmap-remove", {"node": disk.node, "name": name}) for name in names),
         ]
 
@@ -96,12 +108,12 @@ class Rounds:
 
     def add(self, disk: SourceDisk, number: int) -> Action:
         """The action that begins to record round `number`."""
-        bitmap = {"node": disk.node, "name": self.name(number), "granularity": GRANULARITY}
+        bitmap = {"node": disk.node, "name": self.name(disk, number), "granularity": GRANULARITY}
         return "block-dirty-bitmap-add", bitmap | ({"persistent": True} if disk.persistent else {})
 
     def end(self, disk: SourceDisk, number: int) -> Action:
         """The action that ends the recording of round `number`."""
-        return "block-dirty-bitmap-disable", {"node": disk.node, "name": self.name(number)}
+        return "block-dirty-bitmap-disable", {"node": disk.node, "name": self.name(disk, number)}
 
     def forget(self, disk: SourceDisk, below: int) -> None:
         """Remove the ended rounds numbered below `below`."""
@@ -114,7 +126,19 @@ class Rounds:
 
     def drop_all(self, disk: SourceDisk) -> None:
         """Remove every round of this relationship from the disk."""
+        self._drop_copies(disk)
         self._drop(disk, self.of(disk))
+
+    def _mark(self, disk: SourceDisk) -> str:
+        """What tells the disk's image from the one that it was copied from."""
+        return f"-{hashlib.sha256(disk.path.encode()).hexdigest()[:8]}" if self._marked else ""
+
+    def _drop_copies(self, disk: SourceDisk) -> None:
+        """Remove what others copied from a round of another image."""
+        if self._marked:
+            own = {round.bitmap for round in self.of(disk)}
+            copies = [one for one in disk.bitmaps if one.name.startswith(self._prefix) and one not in own]
+            self._drop(disk, [Found(0, one) for one in copies])
 
     def run(self, actions: Sequence[Action]) -> None:
         """A transaction, with refusals told as what they mean."""

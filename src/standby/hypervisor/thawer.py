@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,12 +45,15 @@ class Thawer:
     def __init__(self, machine: str, agent: Path, channel: int, mark: Path, limit: float) -> None:
         """channel: the descriptor of the connection to the agent. mark: removed once the guest is thawed."""
         command = [sys.executable, "-S", "-m", __name__, machine, str(agent), str(channel), str(mark)]
+        self._start(machine, [*command, str(limit + SLACK)], [channel])
+
+    def _start(self, machine: str, command: Sequence[str], channels: Sequence[int]) -> None:
         try:
             self._process = subprocess.Popen(
-                [*command, str(limit + SLACK)],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=[channel],
+                pass_fds=channels,
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             )
@@ -85,17 +89,17 @@ class Thawer:
         )
 
 
-def thaw_until_done(machine: str, agent: Path, mark: Path) -> None:
+def thaw_until_done(machine: str, thaw: Callable[[], bool], mark: Path) -> None:
     """Ask once a second to thaw until the agent says the guest is thawed; then take away the mark."""
     for _ in range(THAW_TRIES):
         try:
-            if thaw_now(machine, agent):
+            if thaw():
                 mark.unlink(missing_ok=True)
                 return
         except (GuestAgentSilent, GuestAgentRefused) as error:
             _tell(f"{machine}: may still be frozen: {error}")
         time.sleep(1)
-    _tell(f"{machine}: gave up thawing the guest; thaw it with guest-fsfreeze-thaw at {agent}")
+    _tell(f"{machine}: gave up thawing the guest; thaw it with guest-fsfreeze-thaw")
 
 
 def thaw_now(machine: str, path: Path, channel: socket.socket | None = None) -> bool:
@@ -118,19 +122,26 @@ def _tell(text: str) -> None:
 def _main() -> None:
     machine, path, channel, mark, limit = sys.argv[1:]
     connection = socket.socket(fileno=int(channel))
-    os.write(1, _READY)
-    # What frees a channel that its parent closed must not be held here for longer than the guest is frozen.
-    ready, _, _ = select.select([0], [], [], float(limit))
-    if ready and os.read(0, 1) == _LET_GO:
+    if not told_to_thaw(machine, float(limit)):
+        # What frees a channel that its parent closed must not be held here for longer than the guest is frozen.
         os._exit(0)
-    _tell(f"{machine}: {'its agent died' if ready else 'the limit passed'} while it was frozen: thawing it")
     try:
         if thaw_now(machine, Path(path), connection):
             Path(mark).unlink(missing_ok=True)
             return
     except (GuestAgentSilent, GuestAgentRefused) as error:
         _tell(str(error))
-    thaw_until_done(machine, Path(path), Path(mark))
+    thaw_until_done(machine, lambda: thaw_now(machine, Path(path)), Path(mark))
+
+
+def told_to_thaw(machine: str, limit: float) -> bool:
+    """Of the process itself: get ready, and wait. Whether the guest is to be thawed; else it was let go."""
+    os.write(1, _READY)
+    ready, _, _ = select.select([0], [], [], limit)
+    if ready and os.read(0, 1) == _LET_GO:
+        return False
+    _tell(f"{machine}: {'its agent died' if ready else 'the limit passed'} while it was frozen: thawing it")
+    return True
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from standby.hypervisor.fleece import remove_leftovers
 from standby.hypervisor.freeze import FROZEN_LIMIT, Freeze, thaw_leftover
 from standby.hypervisor.inventory import OURS, SourceDisk, disks_of
 from standby.hypervisor.meeting import Meeting
-from standby.hypervisor.qmp import Qmp
+from standby.hypervisor.monitor import Monitor
 from standby.hypervisor.rounds import Rounds
 from standby.hypervisor.scratch import CutLimits, ScratchFiles
 
@@ -40,7 +40,7 @@ class QemuTracking:
 
     def __init__(
         self,
-        qmp: Qmp,
+        qmp: Monitor,
         relationship: str,
         scratch: Path,
         *,
@@ -71,9 +71,10 @@ class QemuTracking:
     def recover(
         self, active: int, sizes: Mapping[str, int], since: Mapping[str, int] = MappingProxyType({})
     ) -> Mapping[str, Lost | None]:
-        thaw_leftover(self._qmp.machine, self._agent, self._mark)
+        self._thaw_leftover()
         remove_leftovers(self._qmp, self._exports, self._files, self._prefix)
         _recovering.reach()
+        self._check_free()
         states: dict[str, Lost | None] = dict.fromkeys(sizes, Lost.DETACHED)
         for disk in disks_of(self._qmp):
             if disk.id in sizes and disk.size == sizes[disk.id] and not self._unsafe(disk):
@@ -133,7 +134,7 @@ class QemuTracking:
                 )
             )
             for disk in disks:
-                bitmap = self._rounds.name(ended[disk.id])
+                bitmap = self._rounds.name(disk, ended[disk.id])
                 shown = self._exports.add("pre", disk.node, (disk.node, bitmap))
                 undo.callback(self._exports.remove, [shown])
                 client = self._exports.open(shown, bitmap)
@@ -147,10 +148,8 @@ class QemuTracking:
         self._check_number(number, {disk.id: self._rounds.current(disk) for disk in disks})
         freeze, note = None, ""
         if consistency is Consistency.APPLICATION:
-            if self._agent is None:
-                note = "the machine has no guest agent socket"
-            else:
-                freeze = Freeze(self._qmp.machine, self._agent, self._mark, limit=self._freeze_limit)
+            freeze = self._freeze()
+            note = "" if freeze else "the machine has no guest agent socket"
         return self._cutter.open(disks, number, freeze, note, meeting)
 
     def forget(self, below: int) -> None:
@@ -159,7 +158,7 @@ class QemuTracking:
                 self._rounds.forget(disk, below)
 
     def stop(self) -> None:
-        thaw_leftover(self._qmp.machine, self._agent, self._mark)
+        self._thaw_leftover()
         remove_leftovers(self._qmp, self._exports, self._files, self._prefix)
         for disk in disks_of(self._qmp):
             self._rounds.drop_all(disk)
@@ -175,6 +174,19 @@ class QemuTracking:
             self._exports.stop_serving()
         self._done()
 
+    def _check_free(self) -> None:
+        """Raises DiskInUse while somebody else's job makes rounds mean less than they should."""
+
+    def _freeze(self) -> Freeze | None:
+        """To be held at the instant of a cut; None without a guest agent."""
+        if self._agent is None:
+            return None
+        return Freeze(self._qmp.machine, self._agent, self._mark, limit=self._freeze_limit)
+
+    def _thaw_leftover(self) -> None:
+        """Thaw the guest if an agent that died left it frozen."""
+        thaw_leftover(self._qmp.machine, self._agent, self._mark)
+
     def _show(self, disk: SourceDisk) -> Disk:
         shown = self._exports.add("live", disk.node)
         try:
@@ -187,6 +199,7 @@ class QemuTracking:
         """The disks whose rounds go on, as they are now. Raises TrackingLost for the first that is not."""
         if not self._sizes:
             raise Bug("no disk is tracked", subject=self._qmp.machine, hint="call recover and begin first")
+        self._check_free()
         present = {disk.id: disk for disk in disks_of(self._qmp)}
         for identity, size in self._sizes.items():
             disk = present.get(identity)

@@ -174,6 +174,7 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
 
 class WorkState(StrEnum):
     IN_PROGRESS = "in progress"
+    WAITING = "waiting for input"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -183,7 +184,8 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     """How an order stands. Told with every heartbeat until the vault has taken its end in (`Answer.taken`).
 
     lease: of the order; the vault ignores reports under an older one. result: what the vault keeps of it, as
-    {"run": …} of a failover.
+    {"run": …} of a failover. waiting: what a person has to do; the order has ended then, and comes again, under a new
+    lease, once that is done.
     """
 
     job: str
@@ -192,6 +194,7 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[TaskReport, ...] = ()
     error: Refused | None = None
     result: dict[str, str] = {}
+    waiting: str = ""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,6 +34,31 @@ class FailOver(OfReplica, frozen=True, kw_only=True):
     source_down: bool = False
 
 
+class Prove(OfReplica, frozen=True, kw_only=True):
+    """A test failover that is looked at: the proof is kept beside the point, then all is cleaned up."""
+
+
+class RunPlan(RecoveryOrder, frozen=True, kw_only=True):
+    """Run a recovery plan with this host as the recovery host, or its sealing half on the host of its sources.
+
+    document: the plan as TOML (docs/plans.md). kind: `test`, `unplanned` or `planned`. part: `both`, `seal`, `start`.
+    answered: somebody said that the manual action is done which it waited for. skip: failed steps to go on without.
+    """
+
+    document: str
+    kind: str
+    part: str = "both"
+    source_down: bool = False
+    answered: bool = False
+    run: str = ""
+
+
+class CleanUpPlan(RecoveryOrder, frozen=True, kw_only=True):
+    """End all machines that a test of a plan started; of one in earnest, cancel it."""
+
+    run: str
+
+
 class OfRun(RecoveryOrder, frozen=True, kw_only=True):
     run: str
 
@@ -72,6 +97,9 @@ class Reverse(OfRun, frozen=True, kw_only=True):
 AnyRecoveryOrder = (
     TestFailover
     | FailOver
+    | Prove
+    | RunPlan
+    | CleanUpPlan
     | CleanUpTest
     | ChangePoint
     | Commit

@@ -7,22 +7,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from standby.errors import NeedsPerson, Recoverable
-from standby.hypervisor import accelerator
+from standby.errors import NeedsPerson
+from standby.recovery.guestfish import Guestfish, needed
 
-_DONE: Final = "standby: done"
 _FOREIGN: Final = ("unknown", "swap")
-_GRACE: Final = 20.0
-
-
-class ApplianceFailed(Recoverable):
-    """guestfish could not start its machine, or gave up in it; the message is its own."""
 
 
 class FileSystem(NamedTuple):
@@ -48,20 +41,10 @@ class Appliance:
         self._folder = folder
         self._unmount = _needed()
         self._mounted = False
-        self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        command = ["guestfish", "--ro", "--format=raw"]
+        options = ["--ro", "--format=raw"]
         for _, socket in disks:
-            command += ["-a", f"nbd:///?socket={socket}"]
-        # Without it a killed `standby` would leave guestfish waiting in its mount for ever.
-        self._process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._messages,
-            env=_environment(),
-            start_new_session=True,
-            text=True,
-        )
+            options += ["-a", f"nbd:///?socket={socket}"]
+        self._guestfish = Guestfish(options)
         try:
             self.file_systems = self._mount()
         except BaseException:
@@ -80,100 +63,45 @@ class Appliance:
         """Unmount and end the machine."""
         if self._mounted:
             subprocess.run([self._unmount, "-u", "-z", self._folder], check=False, capture_output=True)
-        elif self._process.poll() is None:
+        else:
             # It starts still, or a person interrupted it; nothing is mounted.
-            self._process.terminate()
-        try:
-            self._process.communicate(timeout=_GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
-        self._messages.close()
+            self._guestfish.terminate()
+        self._guestfish.end()
 
     def _mount(self) -> list[FileSystem]:
-        self._ask("run")
+        self._guestfish.ask("run")
         found = []
-        for line in self._ask("list-filesystems"):
+        for line in self._guestfish.ask("list-filesystems"):
             device, _, kind = line.rpartition(": ")
             name = _name(device, self._names)
             if kind not in _FOREIGN:
-                self._ask("mkmountpoint", f"/{name}")
+                self._guestfish.ask("mkmountpoint", f"/{name}")
                 # What cannot be mounted (encrypted, damaged, of an unknown kind) must not hide the others.
-                self._ask("-mount-ro", device, f"/{name}")
+                self._guestfish.ask("-mount-ro", device, f"/{name}")
             found.append((name, kind))
-        mounted = {line.rpartition(": ")[2].lstrip("/") for line in self._ask("mountpoints")}
+        mounted = {line.rpartition(": ")[2].lstrip("/") for line in self._guestfish.ask("mountpoints")}
         for name, kind in found:
             if name not in mounted and kind not in _FOREIGN:
-                self._ask("rmmountpoint", f"/{name}")
+                self._guestfish.ask("rmmountpoint", f"/{name}")
         if mounted:
             self._mounted = True
-            self._ask("mount-local", str(self._folder), "readonly:true", "cachetimeout:600")
-            self._tell("mount-local-run")
+            self._guestfish.ask("mount-local", str(self._folder), "readonly:true", "cachetimeout:600")
+            self._guestfish.tell("mount-local-run")
         return [FileSystem(name, kind, name in mounted) for name, kind in found]
-
-    def _tell(self, *words: str) -> None:
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(" ".join([words[0], *map(_quoted, words[1:])]) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failed(words[0]) from None
-
-    def _ask(self, *words: str) -> list[str]:
-        """The lines that the command prints."""
-        self._tell(*words)
-        self._tell("echo", _DONE)
-        assert self._process.stdout
-        lines: list[str] = []
-        for line in self._process.stdout:
-            if line.rstrip("\n") == _DONE:
-                return [one for one in lines if one]
-            lines.append(line.rstrip("\n"))
-        raise self._failed(words[0])
-
-    def _failed(self, command: str) -> ApplianceFailed:
-        self._process.wait()
-        self._messages.seek(0)
-        said = self._messages.read().decode(errors="replace").strip()[-1500:]
-        return ApplianceFailed(
-            f"it ended at `{command}`; it said: {said or 'nothing'}",
-            subject="guestfish",
-            hint="`libguestfs-test-tool` tells what its machine lacks; "
-            "or serve the disk with `standby replica serve` and read it otherwise",
-        )
 
 
 def _needed() -> str:
     """The program that unmounts. Raises NeedsPerson naming every package that is missing."""
-    lacking = {}
-    if not shutil.which("guestfish"):
-        lacking["guestfish"] = "guestfish"
     unmount = shutil.which("fusermount3") or shutil.which("fusermount")
-    if not unmount:
-        lacking["fusermount3"] = "fuse3"
-    if not shutil.which("setpriv"):
-        lacking["setpriv"] = "util-linux"
-    if lacking or not unmount:
-        raise NeedsPerson(
-            f"{', '.join(lacking)} not installed: it reads the file systems",
-            subject="file restore",
-            hint=f"apt install --no-install-recommends {' '.join(lacking.values())}",
-        )
+    needed("file restore", {} if unmount else {"fusermount3": "fuse3"})
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise NeedsPerson(
             "/dev/fuse is not there or not ours to use",
             subject="file restore",
             hint="modprobe fuse; in a container, give it the device /dev/fuse and the right to mount",
         )
+    assert unmount
     return unmount
-
-
-def _environment() -> dict[str, str]:
-    # libvirt could not open sockets of ours, and is not needed.
-    settings = {"LIBGUESTFS_BACKEND": "direct"}
-    if accelerator.choose() == "tcg":
-        settings["LIBGUESTFS_BACKEND_SETTINGS"] = "force_tcg"
-    return {**os.environ, **settings}
 
 
 def _name(device: str, disks: Sequence[str]) -> str:
@@ -188,10 +116,3 @@ def _name(device: str, disks: Sequence[str]) -> str:
         disk, rest = disks[number], path[3:]
         path = disk + ("p" if disk[-1:].isdigit() and rest[:1].isdigit() else "") + rest
     return path.replace("/", "-")
-
-
-def _quoted(word: str) -> str:
-    """As guestfish(1), "Quoting", reads it back."""
-    if "\n" in word:
-        raise ApplianceFailed("a name has a line break in it", subject=repr(word))
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'

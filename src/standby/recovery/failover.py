@@ -25,8 +25,9 @@ from standby.hypervisor.base import MachineNotFound, MachineUnreachable
 from standby.hypervisor.host import MachineState, NotBooted, RecoveryHost, RunningMachine
 from standby.objects.address import open_store
 from standby.records import Finding
-from standby.recovery import prerequisites, run_directory, serving
+from standby.recovery import fixup_step, prerequisites, run_directory, serving
 from standby.recovery.failover_steps import Order, Work
+from standby.recovery.fixup_wish import FixUp
 from standby.recovery.machine_steps import MACHINE, SERVE, Copy
 from standby.recovery.run_directory import FileRows, NoRecovery
 from standby.recovery.serving import Source
@@ -66,13 +67,14 @@ class Phase(StrEnum):
 
 class Request(NamedTuple):
     """point: see `ReplicaLog.point`. boot_limit: seconds to wait for the guest agent; None where the machine
-    has none, then nothing is waited for. key: of an encrypted replica."""
+    has none, then nothing is waited for. key: of an encrypted replica. fix_up: what a Linux guest is told."""
 
     store: str
     replica: str
     point: str = "newest"
     boot_limit: float | None = 300.0
     key: Key | None = None
+    fix_up: FixUp = FixUp()
 
 
 class Times(NamedTuple):
@@ -109,17 +111,21 @@ def start(
     tag: str = "",
 ) -> FailoverTest:
     """Start a test failover and return when the guest has booted. root: where run directories are. tag: the
-    test's, by which whoever gave it finds it again; a new one by default.
+    test's, by which whoever gave it finds it again: one that is there already is gone on with; a new one by default.
 
     Raises NotReady with every finding; TestInProgress; what the steps raise. What was begun is then cleaned up,
     except for a machine that started and does not boot (NotBooted): that stays to be looked at.
     """
     clock = clock or SystemClock()
+    root = root.resolve()
+    if tag and run_directory.is_run(root / tag):
+        return _carried(root / tag, host, clock, told)
     asked = clock.now().timestamp()
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     record = log.point(request.point)
     copy = Copy.of(record, prerequisites.machine_at(record, request.replica))
+    fixup_step.check(request.fix_up, copy.machine)
     order = Order(
         tag=tag or run_directory.new_tag(),
         store=log.place.store.url,
@@ -132,12 +138,17 @@ def start(
         by=f"test failover on {os.uname().nodename}",
         asked=asked,
         boot_limit=request.boot_limit,
+        fix_up=request.fix_up,
     )
-    root = root.resolve()
     with run_directory.root_lock(root):
         _refuse_second(root, log.head.replica, request.replica)
         journal = Work(root / order.tag, order, host, clock).journal()
         run = run_directory.make(root, order.tag, order, journal, cipher)
+    return _carried(run, host, clock, told)
+
+
+def _carried(run: Path, host: RecoveryHost, clock: Clock, told: Told | None) -> FailoverTest:
+    """To its end; what was begun is taken back where it fails."""
     try:
         return resume(run, host, clock=clock, told=told)
     except NotBooted as error:

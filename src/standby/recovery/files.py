@@ -135,15 +135,55 @@ _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 def open_files(log: ReplicaLog, record: Record, disks: Sequence[str]) -> Iterator[Files]:
     """The files of these disks at a point, while the block lasts; the point is held meanwhile.
 
-    Raises what `serve` and `Appliance` raise; Damaged, naming the block, if anything that was read at any time
-    is not what was written, whatever else it led to: no file is given out as whole then.
+    Raises what `served` and `Appliance` raise; FilesFailed.
+    """
+    title = f"{log.place.name}, point {record.seq}"
+    folder = Path()
+    try:
+        with served(log, record, disks) as served_disks:
+            folder = served_disks.folder
+            root = folder / "files"
+            root.mkdir()
+            with Appliance(served_disks.sockets, root) as appliance:
+                served_disks.refuse_damage()
+                yield Files(appliance.file_systems, root, title)
+    except OSError as error:
+        raise FilesFailed(
+            f"{error.strerror}: {str(error.filename).removeprefix(f'{folder}/files/')}",
+            subject=title,
+            hint="see whether there is room and the right to write there; then try again",
+        ) from error
+
+
+class Served(NamedTuple):
+    """sockets: of each disk, by its id. folder: a directory of ours as long as they are served."""
+
+    sockets: list[tuple[str, Path]]
+    folder: Path
+    title: str
+
+    def damage(self, disk: str) -> Path:
+        return dict(self.sockets)[disk].with_suffix(".damage")
+
+    def refuse_damage(self) -> None:
+        """Raises Damaged if anything that was read is not what was written."""
+        for disk, _ in self.sockets:
+            _refuse_damage(self.title, {disk: self.damage(disk)})
+
+
+@contextlib.contextmanager
+def served(log: ReplicaLog, record: Record, disks: Sequence[str]) -> Iterator[Served]:
+    """These disks at a point, each served on a socket while the block lasts; the point is held meanwhile.
+
+    Raises what `serve` raises; Damaged, naming the block, if anything that was read at any time is not what was
+    written, whatever else it led to: nothing is given out as whole then.
     """
     title = f"{log.place.name}, point {record.seq}"
     with tempfile.TemporaryDirectory(prefix="standby-") as name:
         folder = Path(name)
         damage = {disk: folder / f"{number}.damage" for number, disk in enumerate(disks)}
 
-        def served(number: int) -> tuple[str, Path]:
+        def start(number: int) -> tuple[str, Path]:
             disk = disks[number]
             order = {
                 "store": log.place.store.url,
@@ -159,18 +199,8 @@ def open_files(log: ReplicaLog, record: Record, disks: Sequence[str]) -> Iterato
         try:
             with ExitStack() as stack:
                 with ThreadPoolExecutor(len(disks)) as pool:
-                    sockets = list(pool.map(served, range(len(disks))))
-                root = folder / "files"
-                root.mkdir()
-                appliance = stack.enter_context(Appliance(sockets, root))
-                _refuse_damage(title, damage)
-                yield Files(appliance.file_systems, root, title)
-        except OSError as error:
-            raise FilesFailed(
-                f"{error.strerror}: {str(error.filename).removeprefix(f'{folder}/files/')}",
-                subject=title,
-                hint="see whether there is room and the right to write there; then try again",
-            ) from error
+                    sockets = list(pool.map(start, range(len(disks))))
+                yield Served(sockets, folder, title)
         finally:
             # Also instead of the error that it led to: an I/O error does not tell the block.
             _refuse_damage(title, damage)

@@ -25,7 +25,7 @@ from standby.hypervisor.base import MachineNotFound
 from standby.hypervisor.host import MachineState, Network, NotBooted, RecoveryHost
 from standby.objects.address import open_store
 from standby.objects.durable import sync
-from standby.recovery import run_directory, serving
+from standby.recovery import fixup_step, run_directory, serving
 from standby.recovery.failback_steps import (
     COMPLETE,
     SOURCE,
@@ -34,6 +34,7 @@ from standby.recovery.failback_steps import (
     merged_mark,
     merging_mark,
 )
+from standby.recovery.fixup_wish import FixUp
 from standby.recovery.live_steps import (
     CHOOSE,
     COMMITTED,
@@ -78,7 +79,7 @@ class Request(NamedTuple):
     boot_limit: seconds to wait for the guest agent; None where the machine has none.
     source_qmp: the source machine's control socket, where this host reaches it. confirmed: an operator says
     that the source is down. key: of an encrypted replica. networks: of cards that
-    are not on `network`, and whether cards keep their addresses."""
+    are not on `network`, and whether cards keep their addresses. fix_up: what a Linux guest is told."""
 
     store: str
     replica: str
@@ -90,6 +91,7 @@ class Request(NamedTuple):
     confirmed: bool = False
     key: Key | None = None
     networks: NetworkPlan = NetworkPlan()
+    fix_up: FixUp = FixUp()
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -106,17 +108,22 @@ def start(
     tag: str = "",
 ) -> Failover:
     """Fail over and return when the guest has booted. root: where run directories are. tag: the failover's, by
-    which whoever gave it finds it again; a new one by default.
+    which whoever gave it finds it again: one that is there already is gone on with; a new one by default.
 
     Raises NotReady with every finding, FailoverInProgress, SourceRuns, SourceUnknown, and what the steps raise.
     What was begun is then taken back, but for the fence and a machine that was started: that stays.
     """
     clock = clock or SystemClock()
+    root = root.resolve()
+    if tag and run_directory.is_run(root / tag):
+        return _carried(root / tag, host, clock, told)
     log = ReplicaLog.read(open_store(request.store), request.replica, key=request.key)
     cipher = log.cipher()
     log.point(request.point)
     tag = tag or run_directory.new_tag()
     machine = next((record.machine for record in reversed(log.records) if record.machine), None)
+    if machine:
+        fixup_step.check(request.fix_up, machine, request.networks.mac == "keep")
     order = LiveOrder(
         tag=tag,
         store=log.place.store.url,
@@ -128,16 +135,21 @@ def start(
         source_qmp=str(request.source_qmp.absolute()) if request.source_qmp else "",
         confirmed=request.confirmed,
         networks=request.networks,
+        fix_up=request.fix_up,
         hold=str(ULID()),
         by=f"failover on {os.uname().nodename}",
         asked=clock.now().timestamp(),
         boot_limit=request.boot_limit,
     )
-    root = root.resolve()
     with run_directory.root_lock(root):
         refuse_second(root, log.head.replica, order.machine)
         journal = Work(root / tag, order, host, clock).journal()
         run = run_directory.make(root, tag, order, journal, cipher, {WISH: Wish(request.point)})
+    return _carried(run, host, clock, told)
+
+
+def _carried(run: Path, host: RecoveryHost, clock: Clock, told: Told | None) -> Failover:
+    """To its end; what was begun before the machine started is taken back where it fails."""
     try:
         return resume(run, host, clock=clock, told=told)
     except NotBooted as error:

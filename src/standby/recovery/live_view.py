@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from standby.errors import InvalidRequest
 from standby.hypervisor.base import MachineNotFound, MachineUnreachable
 from standby.hypervisor.host import MachineState, RecoveryHost, RunningMachine
 from standby.records import Finding
@@ -110,6 +111,22 @@ def served(run: Path) -> list[Source]:
     """The disks that are read from the store; a failback has none."""
     order = run_directory.read_order(run, LiveOrder)
     return [] if order.kind == "failback" else live_steps.sources(run, order)
+
+
+def refuse_reverse(found: Failover) -> None:
+    """Raises InvalidRequest unless its machine can be protected from here, back into the same replica."""
+    if found.phase is not Phase.COMMITTED:
+        raise InvalidRequest(
+            f"it is not committed but {found.phase.value}",
+            subject=found.name,
+            hint=f"`standby failover commit {found.run}` keeps it",
+        )
+    if set(found.whole) != set(found.disks):
+        raise InvalidRequest(
+            "not all of its disks are here yet",
+            subject=found.name,
+            hint=f"`standby failover hydrate {found.run}`",
+        )
 
 
 def _phase(run: Path, journal: Journal) -> Phase:

@@ -25,7 +25,8 @@ from standby.objects.address import open_store
 from standby.objects.base import ObjectMissing
 from standby.objects.durable import sync
 from standby.records import BootFile, MachineDescription
-from standby.recovery import secret, serving
+from standby.recovery import fixup_step, secret, serving
+from standby.recovery.fixup_wish import FixUp
 from standby.recovery.run_directory import FileRows
 from standby.recovery.serving import Source
 from standby.recovery.steps import Facts, State, Step, nothing
@@ -36,6 +37,7 @@ from standby.replica.journal import Place, add_hold, drop_hold, read_head
 HOLD: Final = "hold"
 SERVE: Final = "serve"
 OVERLAYS: Final = "overlays"
+FIX_UP: Final = "guest fix-up"
 START: Final = "start"
 BOOT: Final = "boot"
 """Names of steps that others refer to."""
@@ -87,7 +89,7 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
 class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What every recovery is told before its first step. kind: which it is. store: its address. hold: the id
     of the hold on the point; asked: when, in seconds of the epoch; boot_limit: seconds to wait for the guest
-    agent, None where nothing is waited for."""
+    agent, None where nothing is waited for. fix_up: what the guest is told before it starts."""
 
     kind: str = "test"
     tag: str
@@ -98,6 +100,7 @@ class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     asked: float
     boot_limit: float | None
+    fix_up: FixUp = FixUp()
 
     def place_at(self, run: Path) -> Place:
         """The replica, with the key that the run directory has for it."""
@@ -181,6 +184,7 @@ class MachineSteps:
             Step("boot files", create, self._fetch, self._drop_boot_files, self._fetched),
             Step(SERVE, prepare, self._serve, self._stop, self._served),
             Step(OVERLAYS, prepare, self._overlay, self._drop_overlays, self._overlaid),
+            *([self._fix_up_step()] if self._order.fix_up.wanted else []),
             Step(START, start, self._start, self._discard, self._started),
             Step(BOOT, start, self._wait, nothing, never),
         ]
@@ -226,6 +230,7 @@ class MachineSteps:
         return sources(self._run, self._order, self._copy(), LIVE_PATIENCE if self._manner.live else 0)
 
     def _overlay(self) -> None:
+        fixup_step.forget(self._run)
         for index, disk in enumerate(self._copy().disks):
             image = self._image(index)
             fresh = image.path.with_suffix(".qcow2.new")
@@ -246,6 +251,28 @@ class MachineSteps:
                 hint="bring the file back; or `standby failover cancel` and fail over anew",
             )
         return so(not missing)
+
+    def _fix_up_step(self) -> Step:
+        return Step(
+            FIX_UP,
+            "Fix up the guest",
+            self._fix_up,
+            lambda: fixup_step.forget(self._run),
+            lambda: fixup_step.changed(self._run),
+        )
+
+    def _fix_up(self) -> Facts:
+        copy = self._copy()
+        overlays = [
+            fixup_step.Overlay(
+                path=overlay(self._run, index), backing=source.uri, size=copy.disks[index].size
+            )
+            for index, source in enumerate(all_sources(self._run, self._order, copy))
+        ]
+        cards = len(copy.machine.nics)
+        return fixup_step.change(
+            self._run, self._order.fix_up, cards, self._host, overlays, self._machine.exists
+        )
 
     def _drop_overlays(self) -> None:
         for index in range(len(self._copy().disks)):

@@ -193,17 +193,23 @@ def read(path: Path) -> Plan:
     """
     try:
         data = path.read_bytes()
-        decode = msgspec.json.decode if path.suffix == ".json" else msgspec.toml.decode
-        plan: Plan = decode(data, type=Plan)
     except OSError as error:
         raise InvalidRequest(
             f"it cannot be read: {error.strerror}", subject=str(path), hint="name the plan's file"
         ) from error
+    plan = parse(data, str(path), json=path.suffix == ".json")
+    return _placed(plan, path.absolute().parent)
+
+
+def parse(data: bytes | str, subject: str, *, json: bool = False) -> Plan:
+    """TOML, or JSON; paths as they are written. Raises InvalidRequest."""
+    try:
+        plan: Plan = (msgspec.json.decode if json else msgspec.toml.decode)(data, type=Plan)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(
-            f"it is no plan: {error}", subject=str(path), hint="docs/plans.md has the format, with an example"
+            f"it is no plan: {error}", subject=subject, hint="docs/plans.md has the format, with an example"
         ) from error
-    return _placed(plan, path.absolute().parent)
+    return plan
 
 
 def problems(plan: Plan) -> list[Finding]:

@@ -69,8 +69,10 @@ def create(
     part: Part = Part.BOTH,
     confirmed: bool = False,
     clock: Clock | None = None,
+    tag: str = "",
 ) -> Path:
-    """The run directory of a run that has not begun; `go_on` begins it. root: where runs of plans are.
+    """The run directory of a run that has not begun; `go_on` begins it. root: where runs of plans are. tag: its name
+    there, "" for a new one.
 
     Raises PlanRefused for a plan that is wrong by itself, NoCommonPoint. What the world has against it is told by
     plan_findings.
@@ -80,7 +82,7 @@ def create(
     if plan.together and kind is not Kind.PLANNED:
         plan = common(plan)
     clock = clock or SystemClock()
-    tag = run_directory.new_tag()
+    tag = tag or run_directory.new_tag()
     order = PlanOrder(
         tag=tag,
         plan=plan,

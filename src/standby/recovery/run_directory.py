@@ -28,6 +28,10 @@ from standby.recovery import secret
 from standby.recovery.steps import Journal
 from standby.replica.cipher import Cipher
 
+TESTS: Final = "tests"
+FAILOVERS: Final = "failovers"
+"""Where run directories are, within an agent's state directory."""
+
 ORDER: Final = "order.json"
 ROWS: Final = "rows.json"
 _TAG: Final = re.compile(r"[0-9a-f]{16}")
@@ -104,11 +108,27 @@ def _gone(run: Path) -> Path:
     return run.with_name(f".gone-{run.name}")
 
 
+def is_run(run: Path) -> bool:
+    """Whether a recovery has this run directory."""
+    return bool(_TAG.fullmatch(run.name)) and (run / ORDER).is_file()
+
+
+def busy(run: Path) -> bool:
+    """Whether somebody works on it, told without getting in the way of who is about to."""
+    try:
+        inode = (run / _BUSY).stat().st_ino
+    except FileNotFoundError:
+        return False
+    # proc(5), /proc/locks: number, FLOCK, ADVISORY, WRITE, pid, major:minor:inode, start, end.
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(lock[1] == "FLOCK" and lock[5].rpartition(":")[2] == str(inode) for lock in locks)
+
+
 def recoveries(root: Path) -> list[Path]:
     """The run directories below `root`, oldest first; none if the root is not there."""
     if not root.is_dir():
         return []
-    found = [path for path in root.iterdir() if _TAG.fullmatch(path.name) and (path / ORDER).is_file()]
+    found = [path for path in root.iterdir() if is_run(path)]
     return sorted(found, key=lambda path: (path / ORDER).stat().st_mtime_ns)
 
 
@@ -143,7 +163,7 @@ def root_lock(root: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def run_lock(run: Path) -> Iterator[None]:
     """Work on one recovery. Raises RecoveryBusy while another process does, NoRecovery."""
-    if not (_TAG.fullmatch(run.name) and (run / ORDER).is_file()):
+    if not is_run(run):
         raise _no_recovery(run)
     with _lock(run / _BUSY, wait=False):
         yield

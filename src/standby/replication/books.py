@@ -20,9 +20,10 @@ import msgspec
 
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
 from standby.replica.keys import WrappedKey
-from standby.replication import holder, schema
+from standby.replication import holder, made, schema
 from standby.replication.entries import Entry, Queue
 from standby.replication.limits import UNLIMITED, Bandwidth
+from standby.replication.made import Made
 from standby.replication.policy import Policy
 from standby.replication.relationship import UNKNOWN, Connection, DiskBook, Relationship, Side, Trouble
 from standby.replication.states import State, Status
@@ -42,7 +43,10 @@ class Books:
     """Thread-safe. Raises BooksUnwritable from every method that writes.
 
     learning: held from entering an entry until it is learned, and while a shipped one is let go.
+    reporting: points that are committed are kept until `told`; set by who tells them (a vault's link).
     """
+
+    reporting = False
 
     def __init__(self, folder: Path) -> None:
         """Open the books in `folder`, made if missing. Raises InvalidRequest if an agent has them open.
@@ -336,9 +340,9 @@ class Books:
                 oldest=_entry(oldest) if oldest else None,
             )
 
-    def shipped(self, relationship: str, entry: Entry, at: str) -> list[Path]:
-        """The entry is committed in the store (W3 done), at this time: let it go. The files that nothing names
-        any more: none while a follower waits for them.
+    def shipped(self, relationship: str, entry: Entry, at: str, seq: int) -> list[Path]:
+        """The entry is committed in the store (W3 done), at this time, as record `seq`: let it go. The files that
+        nothing names any more: none while a follower waits for them.
 
         Its logs go with it, so known hashes that have not learned it can only be filled from the store.
         """
@@ -351,6 +355,8 @@ class Books:
             self._set(relationship, committed=entry.nonce, synced=at)
             if entry.kind in ("point", "seal"):
                 self._set(relationship, newest=entry.at)
+                if self.reporting:
+                    made.note(db, Made(relationship, seq, entry.at, entry.consistency, entry.stored))
             return [] if self.waits(entry.ordinal) else [Path(log.path) for log in entry.logs]
 
     def waits(self, ordinal: int) -> bool:
@@ -371,6 +377,21 @@ class Books:
                 (relationship, relationship),
             ).fetchall()
         return {log.path for row in rows for log in _entry(row).logs}
+
+    def untold(self, most: int) -> list[Made]:
+        """Committed points that were not `told` yet, the oldest first."""
+        with self._reading():
+            return made.oldest(self._db, most)
+
+    def told(self, points: list[Made]) -> None:
+        if points:
+            with self._write() as db:
+                made.told(db, points)
+
+    def forget_untold(self) -> None:
+        """There is nobody to tell."""
+        with self._write() as db:
+            db.execute("DELETE FROM made")
 
     def drop_logs(self, relationship: str, disks: Collection[str], reason: str, since: int = 0) -> list[Path]:
         """Give up the queued logs of these disks from the entry `since` on: they are compared anew.

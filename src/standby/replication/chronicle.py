@@ -30,20 +30,23 @@ KEPT_EVERY: Final = 60.0
 class Chronicle(msgspec.Struct, frozen=True, kw_only=True):
     """cut: seconds that the last cut was open. queued: bytes of each disk's logs that waited, after each cycle
     and commit. free: bytes that were free on the volumes of logs, after these and each missed cycle, by the
-    directory of the first disk there. changes: of the newest points, oldest first, as far back as one is compared
-    with.
+    directory of the first disk there. changes: of the newest points, oldest first, as far back as one is compared with.
     """
 
     history: History
     cut: float | None = None
     queued: Mapping[str, tuple[Sample, ...]] = {}
-    free: Mapping[str, tuple[Sample, ...]] = {}
     changes: tuple[Change, ...] = ()
+    free: Mapping[str, tuple[Sample, ...]] = {}
 
 
 def read(books: Books, relationship: Relationship, now: datetime, tz: tzinfo) -> Chronicle:
     """What the books have; an empty one if there is none yet."""
-    body = books.statistics(relationship.id)
+    return decoded(books.statistics(relationship.id), relationship, now, tz)
+
+
+def decoded(body: bytes, relationship: Relationship, now: datetime, tz: tzinfo) -> Chronicle:
+    """What `Books.statistics` gave; an empty one for b""."""
     if not body:
         return Chronicle(history=statistics.begin(now, relationship.policy.monitoring, tz))
     return msgspec.json.decode(body, type=Chronicle)

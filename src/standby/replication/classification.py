@@ -159,7 +159,7 @@ TABLE: Final[dict[str, Row]] = {
     "hypervisor.exports.NbdServerTaken": Row(
         _CYCLE, "the machine's process serves NBD for somebody else", "end that, or name its address"
     ),
-    "hypervisor.qmp.QmpError": Row(_CYCLE, "QEMU refused a command", "what QEMU's message says"),
+    "hypervisor.monitor.QmpError": Row(_CYCLE, "QEMU refused a command", "what QEMU's message says"),
     "hypervisor.qmp.ControlSocketBusy": Row(
         _CYCLE, "another client holds the control socket", "give standby a socket of its own"
     ),
@@ -276,8 +276,17 @@ TABLE: Final[dict[str, Row]] = {
     "recovery.export.ExportDiffers": Row(
         _CRITICAL, "what was read back was not exported so", "check the target's storage"
     ),
-    "recovery.appliance.ApplianceFailed": Row(
+    "recovery.guestfish.ApplianceFailed": Row(
         _RETRY, "the machine that reads file systems does not start", "what libguestfs-test-tool says"
+    ),
+    "recovery.fixup_wish.FixUpRefused": Row(
+        _REFUSED, "the guest cannot be changed as asked", "what the message says; or fail over without it"
+    ),
+    "recovery.fixup.NotWritten": Row(
+        _RETRY, "the guest's files are not as they were written", "fail over once more"
+    ),
+    "recovery.fixup_step.GuestStarted": Row(
+        _CRITICAL, "the guest ran before it was changed", "cancel the failover, and fail over anew"
     ),
     "recovery.files.FilesFailed": Row(
         _RETRY, "a file could not be read or written", "see room and rights at the target"
@@ -364,12 +373,47 @@ TABLE: Final[dict[str, Row]] = {
         _REFUSED, "a plan's program may not be run", "correct it; then `standby plan continue`"
     ),
     "recovery.steps.CleanUpBegun": Row(_REFUSED, "the recovery is being undone", "finish the clean-up"),
+    "agent.link_client.VaultUnreachable": Row(
+        _RETRY, "the vault cannot be reached", "nothing: replication goes on and all is told once it is back"
+    ),
+    "agent.link_client.VaultNotTrusted": Row(
+        _CRITICAL, "the vault's certificate is not to be trusted", "register with a new key; see both clocks"
+    ),
+    "agent.link_client.TokenRefused": Row(
+        _CRITICAL, "the vault does not accept this host", "register with a new key; replication goes on"
+    ),
+    "agent.link_client.VaultRefused": Row(
+        _REFUSED, "the vault refuses what it was asked", "what the message says"
+    ),
+    "agent.link_client.AddressInvalid": Row(
+        _REFUSED, "the vault's address cannot be used", "https, or http on this very host"
+    ),
+    "agent.link_state.StateUnwritable": Row(
+        _RETRY, "what is kept of the vault cannot be written", "make room in the agent's state directory"
+    ),
+    "agent.link_state.MembershipDamaged": Row(
+        _CRITICAL, "what is kept of the vault cannot be read", "leave, and register with a new key"
+    ),
+    "agent.link_state.KeyFileInvalid": Row(_REFUSED, "a file is no vault key", "download a new one"),
+    "agent.ledger.LedgerUnwritable": Row(
+        _RETRY, "the ledger of orders cannot be written", "make room in the agent's state directory"
+    ),
+    "agent.ledger.LedgerDamaged": Row(
+        _CRITICAL, "the ledger of orders is damaged", "what the message says; replication goes on"
+    ),
+    "agent.job.OrderCancelled": Row(_REFUSED, "an order was cancelled", "nothing; it was taken back"),
+    "agent.recovery_orders.InterruptedTakenBack": Row(
+        _RETRY, "a failed order was taken back across a restart", "start it again"
+    ),
     "demo.content.NoContent": Row(_CRITICAL, "no files for the demo's data disk", "what the message says"),
     "demo.guest.GuestFailed": Row(_CRITICAL, "a command in the demo's guest failed", "report it"),
     "demo.guest.ContentDamaged": Row(_CRITICAL, "files of the demo are not as they were", "report it"),
     "demo.initramfs.PackageMissing": Row(_CRITICAL, "a package for the demo is missing", "install it"),
     "demo.scenario.DemoFailed": Row(_CRITICAL, "the demo did not show what it should", "look with --keep"),
     "demo.stamps.NotAPrefix": Row(_CRITICAL, "disks of the demo are of several instants", "report it"),
+    "agent.job.OrderWaits": Row(
+        _CRITICAL, "a vault's order waits for a person", "do it, then continue the job"
+    ),
     # The vault.
     "vault.database.DatabaseAway": Row(
         _RETRY,

@@ -100,9 +100,11 @@ def _agreed(view: View) -> bool:
 
 
 def target_action(view: View) -> TargetAction:
+    if view.state in _IDLE:
+        return TargetAction.WAIT
     if view.yields:
         return TargetAction.YIELD
-    if view.state in _IDLE or not view.ship_due:
+    if not view.ship_due:
         return TargetAction.WAIT
     if not view.attached:
         return TargetAction.ATTACH

@@ -1,10 +1,10 @@
-"""Enable protection, in Azure Site Recovery's tasks: prerequisites check, create, start."""
+"""Enable protection, in Azure Site Recovery's tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID, uuid4
 
 from ulid import ULID
@@ -31,6 +31,14 @@ _CHECKED = failpoints.declare("enable.checked")
 _NOTED = failpoints.declare("enable.noted")
 _CREATED = failpoints.declare("enable.created")
 _STARTED = failpoints.declare("enable.started")
+
+
+CHECK: Final = "Prerequisites check for enabling protection"
+IDENTIFY: Final = "Identifying replication target"
+CREATE: Final = "Enable replication"
+START: Final = "Starting initial replication"
+TASKS: Final = (CHECK, IDENTIFY, CREATE, START)
+"""Azure Site Recovery's names of what its job does."""
 
 
 class Request(NamedTuple):
@@ -111,12 +119,15 @@ def enable(
     origin: str,
     clock: Clock,
     checked: Callable[[Sequence[Finding]], None] = lambda _: None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> Relationship:
     """Enable protection; the engine does the rest. Interrupted anywhere, it is called again and goes on.
 
     checked: told the findings of the prerequisites check, also where they stand against nothing.
+    told: each of TASKS as it begins.
     Raises NotReady with every finding; InvalidRequest if the machine or the replica's name is taken.
     """
+    told(CHECK)
     relationship = _interrupted(books, request)
     if relationship is None:
         findings = prerequisites(request, hypervisor, store, books.scratch)
@@ -124,6 +135,7 @@ def enable(
         if any(finding.blocks for finding in findings):
             raise NotReady(request.machine, findings)
         _CHECKED.reach()
+        told(IDENTIFY)
         replica = (
             _left_behind(Place(store, request.replica, request.key), request) if request.take_over else None
         )
@@ -132,6 +144,7 @@ def enable(
         )
         books.add(relationship)
     _NOTED.reach()
+    told(CREATE)
     try:
         head = create(
             store,
@@ -155,6 +168,7 @@ def enable(
         hypervisor.boot_files(request.machine),
     )
     _CREATED.reach()
+    told(START)
     books.set_status(relationship.id, after(relationship.status, Event.STARTED, request.machine))
     _STARTED.reach()
     return books.get(relationship.id)

@@ -36,11 +36,13 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """How a machine is reached: sockets of its QEMU (control, guest agent, NBD server of its own)."""
+    """How a machine is reached: by sockets of its QEMU (control, guest agent, NBD server of its own), or by the
+    address of the libvirt that runs it, where the machine's name is its domain's."""
 
-    qmp: str
+    qmp: str = ""
     agent: str = ""
     nbd: str = ""
+    libvirt: str = ""
 
 
 class DiskBook(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,6 +54,12 @@ ALTER TABLE relationship ADD COLUMN key_file TEXT NOT NULL DEFAULT '';
 """,
     "ALTER TABLE disk ADD COLUMN round INTEGER NOT NULL DEFAULT 0;",
     """
+CREATE TABLE made (
+  relationship TEXT NOT NULL, seq INTEGER NOT NULL, at TEXT NOT NULL, consistency TEXT NOT NULL,
+  stored INTEGER NOT NULL, PRIMARY KEY (relationship, seq)) STRICT;
+CREATE INDEX made_at ON made (at, relationship, seq);
+""",
+    """
 CREATE TABLE follower (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   relationship TEXT NOT NULL REFERENCES relationship(id) ON DELETE CASCADE,

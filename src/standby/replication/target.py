@@ -100,9 +100,9 @@ class Target:
             self._books.set_taking_over(self._id, False)
         nonce = writer.newest.nonce if writer.newest else ""
         queue = self._books.queue(self._id)
-        if queue and nonce == queue[0].nonce:
+        if queue and writer.newest and nonce == queue[0].nonce:
             # The commit of the head of the queue had won, and its answer was lost with the agent.
-            self._forget(queue[0])
+            self._forget(queue[0], writer.newest)
         elif nonce != relationship.committed:
             self._books.diverged(self._id, nonce, Reason.DIVERGED.value)
             self._writer = writer
@@ -149,7 +149,7 @@ class Target:
             raise AssertionError("attach() comes first")
         if (newest := self._writer.newest) and newest.nonce == entry.nonce:
             # It is committed, and the books could not be told.
-            self._forget(entry)
+            self._forget(entry, newest)
             return newest
         try:
             record = send(self._writer, entry, self._books.get(self._id).policy.upload_threads)
@@ -157,7 +157,7 @@ class Target:
             # Gone, it is found to be lost when the queue is looked through (source.py).
             error.path.unlink(missing_ok=True)
             raise
-        self._forget(entry)
+        self._forget(entry, record)
         return record
 
     def move(self, store: ObjectStore) -> None:
@@ -169,10 +169,10 @@ class Target:
         """Forget the attachment: the next one takes a new epoch."""
         self._writer = None
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: Entry, record: Record) -> None:
         """W4."""
         with self._books.learning:
-            freed = self._books.shipped(self._id, entry, self._clock.now().isoformat())
+            freed = self._books.shipped(self._id, entry, self._clock.now().isoformat(), record.seq)
         _NOTED.reach()
         for path in freed:
             path.unlink(missing_ok=True)

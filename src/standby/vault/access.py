@@ -132,9 +132,12 @@ def delete_user(vault: Vault, actor: Actor, user_id: str) -> None:
         _keep_an_administrator(session, user)
 
 
-def log_in(vault: Vault, name: str, password: str, address: str) -> LoggedIn:
-    """Raises Unauthenticated, TooManyAttempts."""
-    who = Actor(name[:64], Role.READER, "portal", address=address)
+def verified(vault: Vault, name: str, password: str, address: str, via: str) -> User:
+    """Who has this name and password. Raises Unauthenticated, TooManyAttempts.
+
+    Whatever way one logs in counts for the same limit, and is in the audit.
+    """
+    who = Actor(name[:64], Role.READER, via, address=address)
     keys = [f"name:{name[:64]}", f"address:{address}"]
     now = vault.clock.now()
     with vault.session() as session:
@@ -161,9 +164,19 @@ def log_in(vault: Vault, name: str, password: str, address: str) -> LoggedIn:
             session.add_all(Attempt(id=vault.new_id(), who=key, at=now) for key in keys)
         vault.note(who, "log in", name[:64], "refused: wrong name or password")
         raise Unauthenticated("the name or the password is wrong", subject="log-in", hint="try again")
-    cookie, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     with vault.session() as session:
         session.execute(delete(Attempt).where(Attempt.who == keys[0]))
+        _user(session, user.id).seen = now
+    vault.note(who, "log in", name, "done")
+    return user
+
+
+def log_in(vault: Vault, name: str, password: str, address: str) -> LoggedIn:
+    """A browser's session. Raises Unauthenticated, TooManyAttempts."""
+    user = verified(vault, name, password, address, "portal")
+    now = vault.clock.now()
+    cookie, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    with vault.session() as session:
         session.execute(delete(Session).where(Session.expires < now))
         session.add(
             Session(
@@ -175,9 +188,19 @@ def log_in(vault: Vault, name: str, password: str, address: str) -> LoggedIn:
                 expires=now + SESSION_LIFE,
             )
         )
-        _user(session, user.id).seen = now
-    vault.note(who, "log in", name, "done")
     return LoggedIn(cookie, csrf, user)
+
+
+def log_in_program(
+    vault: Vault, name: str, password: str, address: str, *, token: str, days: int
+) -> tuple[ApiToken, str]:
+    """A token of the user's whole role, called `token`, for a program that was given name and password.
+
+    Raises Unauthenticated, TooManyAttempts.
+    """
+    user = verified(vault, name, password, address, "api")
+    role = role_named(user.role)
+    return new_token(vault, Actor(user.name, role, "api", user.id, address), token, role, days)
 
 
 def visitor(vault: Vault, cookie: str, address: str) -> Visitor:

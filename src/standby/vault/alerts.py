@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,6 +13,17 @@ from standby.vault.jobs import Role
 from standby.vault.observe import Condition
 from standby.vault.schema import Alert, Channel, Delivery
 
+Open = Mapping[str, Sequence[Alert]]
+"""Alerts that stand, by what they are about."""
+
+
+def standing(session: Session, keys: Sequence[str]) -> Open:
+    """Of all of these at once, for many a `reconcile`."""
+    found: dict[str, list[Alert]] = {}
+    for one in session.scalars(select(Alert).where(Alert.key.in_(keys), Alert.cleared.is_(None))):
+        found.setdefault(one.key, []).append(one)
+    return found
+
 
 def reconcile(
     vault: Vault,
@@ -21,14 +32,15 @@ def reconcile(
     subject: str,
     among: frozenset[Condition],
     now: Mapping[Condition, str],
+    known: Open | None = None,
 ) -> None:
-    """Raise what is new, clear what has ended, of the kinds `among`. key: the id of what it is about."""
-    open_ones = {
-        Condition(one.kind): one
-        for one in session.scalars(
-            select(Alert).where(Alert.key == key, Alert.cleared.is_(None), Alert.kind.in_([*among]))
-        )
-    }
+    """Raise what is new, clear what has ended, of the kinds `among`. key: the id of what it is about.
+
+    known: what stands, if that was looked up already.
+    """
+    if known is None:
+        known = standing(session, [key])
+    open_ones = {kind: one for one in known.get(key, ()) if (kind := Condition(one.kind)) in among}
     for kind, text in now.items():
         if kind in open_ones:
             open_ones[kind].text = text

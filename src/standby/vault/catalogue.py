@@ -77,6 +77,7 @@ def new_policy(
     *,
     keep: Sequence[str] = (),
     scrub_days: int = 7,
+    prove_days: int = 0,
 ) -> PolicyRow:
     """keep: tiers beyond what the body keeps of every point. Raises Forbidden, Conflict, InvalidRequest."""
     kept = msgspec.to_builtins(policy_of(body))
@@ -90,6 +91,8 @@ def new_policy(
             name=name,
             body=kept,
             drill_days=drill_days,
+            keep=list(keep),
+            scrub_days=scrub_days,
             revision=1,
             created=vault.clock.now(),
         )
@@ -106,6 +109,7 @@ def change_policy(
     *,
     keep: Sequence[str] | None = None,
     scrub_days: int | None = None,
+    prove_days: int | None = None,
 ) -> tuple[PolicyRow, int]:
     """And have it take effect on its machines, by a job each. Returns the policy and how many jobs were begun.
 
@@ -121,6 +125,8 @@ def change_policy(
             row.drill_days = drill_days
         if scrub_days is not None:
             row.scrub_days = scrub_days
+        if prove_days is not None:
+            row.prove_days = prove_days
         if keep is not None:
             _check_tiers(keep)
             row.keep = list(keep)

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError as BadUrl
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
@@ -62,7 +62,7 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """One transaction; committed unless it is left by an exception. Raises DatabaseAway."""
+        """One transaction; committed unless it is left by an exception. Raises DatabaseAway, InvalidRequest."""
         try:
             with self._sessions.begin() as session:
                 yield session
@@ -72,6 +72,15 @@ class Database:
                 subject=self.shown,
                 tried="once; nothing of it was changed",
                 hint="see whether the database runs and has room, then try again",
+            ) from error
+        except (DataError, OverflowError) as error:
+            # Of PostgreSQL: a NUL character in a text. Of either: a number beyond 64 bits.
+            cause = _words(error) if isinstance(error, DataError) else str(error)
+            raise InvalidRequest(
+                f"a value of the request cannot be kept: {cause}",
+                subject="request",
+                tried="nothing of it was changed",
+                hint="leave out NUL characters and numbers that no 64 bits hold",
             ) from error
 
     def migrate(self) -> None:

@@ -68,7 +68,7 @@ def _host(vault: Vault, session: Session, host: Host, beat: Heartbeat, now: date
             f"The agent of {host.name} reports again; it was silent{since}",
             host=host.id,
         )
-    alerts.reconcile(vault, session, host.id, host.name, frozenset({Condition.HOST_SILENT}), {})
+        alerts.reconcile(vault, session, host.id, host.name, frozenset({Condition.HOST_SILENT}), {})
     if host.instance and host.instance != beat.instance:
         add_event(
             vault,
@@ -175,6 +175,7 @@ def _relationships(
     known = {
         one.told: one for one in session.scalars(select(Relationship).where(Relationship.host == host.id))
     }
+    open_alerts = alerts.standing(session, [one.id for one in known.values()])
     for standing in beat.relationships:
         row = known.pop(standing.id, None)
         before = msgspec.convert(row.standing, Standing) if row and not row.ended else None
@@ -184,8 +185,8 @@ def _relationships(
         else:
             machine = session.get_one(Machine, row.machine)
         _update(row, machine, standing, now)
-        session.flush()
         if before is None or before.state != standing.state:
+            session.flush()
             _supersede(session, machine)
         for one in observe.happened(before, standing):
             add_event(
@@ -199,7 +200,8 @@ def _relationships(
                 host=host.id,
             )
         _observed(vault, session, machine, host, standing, before)
-        alerts.reconcile(vault, session, row.id, machine.name, OF_RELATIONSHIP, observe.conditions(standing))
+        conditions = observe.conditions(standing)
+        alerts.reconcile(vault, session, row.id, machine.name, OF_RELATIONSHIP, conditions, open_alerts)
         _sample(session, row, standing, now)
     for row in known.values():
         if not row.ended:

@@ -46,8 +46,11 @@ class Action(StrEnum):
 
 class Kind(NamedTuple):
     """title: what people read. role: least that may begin it. dangerous: it is confirmed by the machine's name.
-    tasks: that are known beforehand. observed: nobody begins it; it follows what an agent reports. upkeep: of the
-    replica in its store: it stands in nobody's way, and goes to another host when the one that has it falls silent."""
+
+    tasks: that are known beforehand; second: those of its second part. observed: nobody begins it; it follows what an
+    agent reports. upkeep: of the replica in its store: it stands in nobody's way, and goes to another host when the one
+    that has it falls silent.
+    """
 
     title: str
     role: Role
@@ -55,6 +58,7 @@ class Kind(NamedTuple):
     dangerous: bool = False
     observed: bool = False
     upkeep: bool = False
+    second: tuple[str, ...] = ()
 
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -109,9 +113,12 @@ KINDS: Final[Mapping[str, Kind]] = {
         "Planned failover",
         Role.OPERATOR,
         (
-            "Prerequisites check for failover",
-            "Shut down the virtual machine",
             "Synchronizing the latest changes",
+            "Shut down the virtual machine",
+            "Synchronizing the last changes",
+        ),
+        second=(
+            "Prerequisites check for failover",
             "Start failover",
             "Start the replica virtual machine",
         ),
@@ -130,6 +137,18 @@ KINDS: Final[Mapping[str, Kind]] = {
         ("Deciding which points stay", "Folding", "Deleting what nothing needs"),
         upkeep=True,
     ),
+    "prove": Kind(
+        "Prove that it boots",
+        Role.OPERATOR,
+        ("Start the virtual machine", "Looking at it", "Removing the test virtual machine"),
+        upkeep=True,
+    ),
+    "test-plan": Kind("Test a recovery plan", Role.OPERATOR, ("Running the plan",)),
+    "run-plan": Kind("Run a recovery plan", Role.OPERATOR, ("Running the plan",), dangerous=True),
+    "planned-plan": Kind(
+        "Run a recovery plan, planned", Role.OPERATOR, ("Running the plan",), dangerous=True
+    ),
+    "clean-up-plan": Kind("Clean up a recovery plan", Role.OPERATOR, ("Ending its machines",)),
     "scrub": Kind("Scrub the replica", Role.OPERATOR, ("Looking for damage",), upkeep=True),
     "reverse-replicate": Kind("Reverse replicate", Role.OPERATOR, ("Protecting the recovered machine",)),
 }
@@ -147,6 +166,8 @@ def after(work: WorkState, part: int, parts: int) -> Step:
     match work:
         case WorkState.IN_PROGRESS:
             return Step(JobState.IN_PROGRESS, part)
+        case WorkState.WAITING:
+            return Step(JobState.WAITING, part)
         case WorkState.FAILED:
             return Step(JobState.FAILED, part)
         case WorkState.CANCELLED:

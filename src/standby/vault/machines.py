@@ -15,7 +15,7 @@ from standby.link.messages import RunStanding, Seen, Standing
 from standby.vault import planning, queue
 from standby.vault.core import Actor, Vault
 from standby.vault.errors import Conflict, NotFound
-from standby.vault.jobs import KINDS, Action, JobState, allowed
+from standby.vault.jobs import KINDS, Action, JobState, Kind, allowed
 from standby.vault.schema import (
     Event,
     Host,
@@ -182,10 +182,14 @@ def possible(relationship: Relationship | None, runs: Sequence[RunStanding]) -> 
         if relationship.newest is not None:
             found.append("test-failover")
             if not any(run.kind == "failover" for run in runs):
-                found.append("failover")
+                found += (
+                    ["failover"]
+                    if state in ("fenced", "sealed", UNATTENDED)
+                    else ["failover", "planned-failover"]
+                )
         found += ["cancel-resync"] if state == "resynchronizing" else []
         if state != UNATTENDED:
-            found += ["retention", "scrub"] if relationship.newest is not None else []
+            found += ["retention", "scrub", "prove"] if relationship.newest is not None else []
             found.append("disable-protection")
     for run in runs:
         if run.kind == "test":
@@ -218,6 +222,26 @@ def begin(
         raise InvalidRequest(f"there is no job {kind!r}", subject=key, hint=f"choose one of {kinds}")
     if once and (known := _begun(vault, actor, key, kind, once)):
         return known
+    try:
+        return _begin(vault, actor, key, spec, kind, params, confirm=confirm, once=once)
+    except Conflict:
+        # The same call, sent again while the first was still under way, was in its own way.
+        if once and (known := _begun(vault, actor, key, kind, once)):
+            return known
+        raise
+
+
+def _begin(
+    vault: Vault,
+    actor: Actor,
+    key: str,
+    spec: Kind,
+    kind: str,
+    params: planning.Params,
+    *,
+    confirm: str,
+    once: str,
+) -> Job:
     told = {name: value for name, value in params.items() if name != "policy"}
     with vault.audited(actor, spec.title, key, dict(told)) as transaction:
         actor.must(spec.role, f"{spec.title} of {key}")
@@ -240,15 +264,9 @@ def begin(
 def _begun(vault: Vault, actor: Actor, key: str, kind: str, once: str) -> Job | None:
     """The job that this idempotency key began. Raises Conflict if that was another call."""
     with vault.session() as session:
-        job = session.scalar(select(Job).where(Job.by == actor.name, Job.once == once))
-        if job is None:
-            return None
-        if job.kind != kind or job.machine != find_machine(session, key).id:
-            raise Conflict(
-                "this idempotency key was used for another call",
-                subject=once,
-                hint="use a new key for each thing that is to be done once",
-            )
+        job = queue.begun(session, actor, once)
+        if job and (job.kind != kind or job.machine != find_machine(session, key).id):
+            raise queue.reused(once)
         return job
 
 
@@ -419,9 +437,10 @@ def _order(sort: str, descending: bool) -> list[ColumnElement[Any]]:
         "host": [func.lower(Host.name)],
         "state": [func.coalesce(Relationship.state, "~")],
         "health": [func.coalesce(-Relationship.level, 1)],
-        "rpo": [func.coalesce(-Relationship.rpo, 1.0)],
+        # The oldest newest point first. By the instant: what a silent agent reported last gets older all the same.
+        "rpo": [Relationship.newest.expression, -Relationship.rpo],
     }
-    return [one.desc() if descending else one.asc() for one in columns[sort]]
+    return [(one.desc() if descending else one.asc()).nulls_last() for one in columns[sort]]
 
 
 def _active(session: Session, machines: Sequence[str]) -> dict[str, Job]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from standby.replication.health import Level
@@ -58,15 +58,7 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
             .group_by(Relationship.level)
         ):
             levels[Level(level)] = count
-        unprotected = (
-            select(func.count())
-            .select_from(Machine)
-            .outerjoin(
-                Relationship,
-                (Relationship.machine == Machine.id) & ~Relationship.ended & ~Relationship.superseded,
-            )
-            .where(Machine.present, Relationship.id.is_(None))
-        )
+        counts = _counts(session)
         jobs = dict.fromkeys(JobState, 0)
         for state, count in session.execute(
             select(Job.state, func.count())
@@ -78,25 +70,17 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
             select(Machine, Relationship)
             .join(Relationship, Relationship.machine == Machine.id)
             .where(~Relationship.ended, ~Relationship.superseded)
-            .order_by(func.coalesce(-Relationship.rpo, -1e18), Machine.name)
+            # By the instant: what a silent agent reported last gets older all the same.
+            .order_by(
+                Relationship.newest.asc().nulls_last(), Relationship.rpo.desc().nulls_last(), Machine.name
+            )
             .limit(most)
         ).all()
         late = overdue(session, now)
         return Overview(
             levels=levels,
-            unprotected=session.scalar(unprotected) or 0,
-            hosts=_count(session, Host, Host.revoked.is_(False)),
-            silent=_count(session, Host, Host.silent & Host.revoked.is_(False)),
-            sites=_count(session, Site),
-            stores=_count(session, Store),
-            policies=_count(session, PolicyRow),
             jobs=jobs,
-            backlog=session.scalar(
-                select(func.coalesce(func.sum(Relationship.queued_bytes), 0)).where(
-                    ~Relationship.ended, ~Relationship.superseded
-                )
-            )
-            or 0,
+            **counts,
             worst=[Worst(row[0], row[1]) for row in worst],
             overdue=late[:most],
             alerts=list(
@@ -105,22 +89,31 @@ def overview(vault: Vault, *, most: int = 10) -> Overview:
                 )
             ),
             overdues=len(late),
-            open_alerts=_count(session, Alert, Alert.cleared.is_(None)),
         )
 
 
 def overdue(session: Session, now: datetime) -> list[Overdue]:
     """Most overdue first."""
-    found = []
-    for machine, relationship, days in session.execute(
-        select(Machine, Relationship, PolicyRow.drill_days)
+    days: dict[str, int] = {
+        row[0]: row[1]
+        for row in session.execute(select(PolicyRow.id, PolicyRow.drill_days).where(PolicyRow.drill_days > 0))
+    }
+    last = func.coalesce(Relationship.drilled, Relationship.since)
+    # Only those that are late are fetched: most machines of most vaults are not.
+    late = [
+        (Relationship.policy == policy) & (last < now - timedelta(days=many)) for policy, many in days.items()
+    ]
+    if not late:
+        return []
+    rows = session.execute(
+        select(Machine, Relationship)
         .join(Relationship, Relationship.machine == Machine.id)
-        .join(PolicyRow, PolicyRow.id == Relationship.policy)
-        .where(~Relationship.ended, ~Relationship.superseded, PolicyRow.drill_days > 0)
-    ):
-        due = (relationship.drilled or relationship.since) + timedelta(days=days)
-        if due < now:
-            found.append(Overdue(machine, due))
+        .where(~Relationship.ended, ~Relationship.superseded, or_(*late))
+    )
+    found = [
+        Overdue(machine, (one.drilled or one.since) + timedelta(days=days[one.policy or ""]))
+        for machine, one in rows
+    ]
     return sorted(found, key=lambda one: one.due)
 
 
@@ -161,5 +154,28 @@ def job(vault: Vault, job_id: str) -> JobDetail | None:
         return JobDetail(found, list(tasks))
 
 
-def _count(session: Session, table: type, *where: object) -> int:
-    return session.scalar(select(func.count()).select_from(table).where(*where)) or 0  # type: ignore[arg-type]
+def _counts(session: Session) -> dict[str, int]:
+    """Of an `Overview`, what is one number each: in one statement."""
+    stands = ~Relationship.ended & ~Relationship.superseded
+    unprotected = (
+        select(func.count())
+        .select_from(Machine)
+        .outerjoin(Relationship, (Relationship.machine == Machine.id) & stands)
+        .where(Machine.present, Relationship.id.is_(None))
+    )
+    numbers = {
+        "unprotected": unprotected,
+        "hosts": _count(Host).where(~Host.revoked),
+        "silent": _count(Host).where(Host.silent, ~Host.revoked),
+        "sites": _count(Site),
+        "stores": _count(Store),
+        "policies": _count(PolicyRow),
+        "open_alerts": _count(Alert).where(Alert.cleared.is_(None)),
+        "backlog": select(func.coalesce(func.sum(Relationship.queued_bytes), 0)).where(stands),
+    }
+    row = session.execute(select(*(one.scalar_subquery() for one in numbers.values()))).one()
+    return {name: int(value) for name, value in zip(numbers, row, strict=True)}
+
+
+def _count(table: type) -> Select[int]:
+    return select(func.count()).select_from(table)

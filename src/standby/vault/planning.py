@@ -66,6 +66,54 @@ def order(job: str, lease: int, title: str, part: Mapping[str, Any]) -> Order:
     )
 
 
+def answered(kept: list[Any], part: int) -> list[Any]:
+    """Kept parts in which this one was told that its manual action is done."""
+    found = list(kept)
+    found[part] = {**found[part], "work": {**found[part]["work"], "answered": True}}
+    return found
+
+
+def again(kept: list[Any], part: int, result: Mapping[str, Any]) -> list[Any]:
+    """Kept parts for another try: a run of a plan that stopped is taken up again."""
+    work = kept[part]["work"]
+    run = result.get(f"plan-{work.get('part', '')}", "") if work["type"] == recovery.RunPlan.__name__ else ""
+    found = list(kept)
+    found[part] = {**kept[part], "work": {**work, "run": run}} if run else kept[part]
+    return found
+
+
+def _planned(subject: Subject, params: Params) -> list[Part]:
+    if not subject.replicating:
+        raise Conflict("it is not protected", subject=subject.machine, hint="fail it over unplanned")
+    seal = requests.Seal(
+        machine=subject.seen.name,
+        force=bool(params.get("force", False)),
+        shutdown_limit=float(params.get("shutdown_limit", 120.0)),
+        patience=float(params.get("patience", 600.0)),
+    )
+    return [
+        Part(subject.replicating, seal),
+        Part(_recovery_host(subject), _started(recovery.FailOver, subject, params)),
+    ]
+
+
+def _plan(kind: str) -> Planner:
+    def planner(subject: Subject, params: Params) -> list[Part]:
+        work = recovery.RunPlan(
+            document=params["document"],
+            kind=kind,
+            source_down=bool(params.get("source_down", False)),
+        )
+        if kind != "planned" or subject.replicating == subject.recovery:
+            return [Part(_recovery_host(subject), work)]
+        return [
+            Part(subject.replicating, msgspec.structs.replace(work, part="seal")),
+            Part(_recovery_host(subject), msgspec.structs.replace(work, part="start")),
+        ]
+
+    return planner
+
+
 def _enable(subject: Subject, params: Params) -> list[Part]:
     if subject.seen.connection is None:
         raise Conflict(
@@ -96,16 +144,20 @@ def _request(make: Callable[[str, Params], requests.AnyRequest]) -> Planner:
     return planner
 
 
-def _of_replica(kind: type[recovery.TestFailover] | type[recovery.FailOver]) -> Planner:
+_OfReplica = type[recovery.TestFailover] | type[recovery.FailOver] | type[recovery.Prove]
+
+
+def _of_replica(kind: _OfReplica) -> Planner:
     def planner(subject: Subject, params: Params) -> list[Part]:
-        return [Part(_recovery_host(subject), _started(kind, subject, params))]
+        host = subject.recovery or (subject.upkeep if kind is recovery.Prove else "")
+        return [Part(_recovery_host(subject._replace(recovery=host)), _started(kind, subject, params))]
 
     return planner
 
 
 def _started(
-    kind: type[recovery.TestFailover] | type[recovery.FailOver], subject: Subject, params: Params
-) -> recovery.TestFailover | recovery.FailOver:
+    kind: _OfReplica, subject: Subject, params: Params
+) -> recovery.TestFailover | recovery.FailOver | recovery.Prove:
     if not subject.replica:
         raise Conflict("it has no replica", subject=subject.machine, hint="enable its protection first")
     more = {"source_down": bool(params.get("source_down", False))} if kind is recovery.FailOver else {}
@@ -170,6 +222,14 @@ _PLANNERS: Final[Mapping[str, Planner]] = {
     "take-in-disk": _request(lambda name, params: requests.TakeIn(machine=name, disk=params["disk"])),
     "test-failover": _of_replica(recovery.TestFailover),
     "failover": _of_replica(recovery.FailOver),
+    "planned-failover": _planned,
+    "prove": _of_replica(recovery.Prove),
+    "test-plan": _plan("test"),
+    "run-plan": _plan("unplanned"),
+    "planned-plan": _plan("planned"),
+    "clean-up-plan": lambda subject, _: [
+        Part(_recovery_host(subject), recovery.CleanUpPlan(run=subject.run))
+    ],
     "clean-up-test": _of_run(lambda run, _: recovery.CleanUpTest(run=run)),
     "change-point": _of_run(lambda run, params: recovery.ChangePoint(run=run, point=str(params["point"]))),
     "commit": _of_run(lambda run, _: recovery.Commit(run=run)),

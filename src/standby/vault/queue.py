@@ -42,22 +42,23 @@ def add(
     actor: Actor,
     kind: str,
     subject: planning.Subject,
-    machine: Machine,
+    machine: Machine | None,
     params: planning.Params,
     *,
-    parent: str | None = None,
     once: str = "",
 ) -> Job:
-    """A new job, not yet given to anybody. Raises Conflict, as where another one acts on the machine."""
+    """A new job, not yet given to anybody. machine: None of a job about something else.
+
+    Raises Conflict, as where another one acts on the machine.
+    """
     parts = planning.parts(kind, subject, params)
     job = Job(
         id=vault.new_id(),
         kind=kind,
         state=JobState.QUEUED,
-        machine=machine.id,
+        machine=machine.id if machine else None,
         host=parts[0].host,
-        subject=machine.name,
-        parent=parent,
+        subject=subject.machine,
         params=dict(params),
         parts=planning.encoded(parts),
         part=0,
@@ -74,11 +75,12 @@ def add(
     except IntegrityError as error:
         raise Conflict(
             "another job is under way with it",
-            subject=machine.name,
+            subject=subject.machine,
             hint="wait for its end, or cancel it (`standby job list` shows it)",
         ) from error
-    for ordinal, name in enumerate(KINDS[kind].tasks):
-        session.add(Task(job=job.id, part=0, ordinal=ordinal, name=name, state=TaskState.PENDING))
+    for part, names in enumerate((KINDS[kind].tasks, KINDS[kind].second)):
+        for ordinal, name in enumerate(names):
+            session.add(Task(job=job.id, part=part, ordinal=ordinal, name=name, state=TaskState.PENDING))
     session.flush()
     _TAKEN_IN.reach()
     return job
@@ -126,14 +128,15 @@ def report(
     for work in told:
         job = session.scalars(select(Job).where(Job.id == work.job).with_for_update()).one_or_none()
         ended = work.state is not WorkState.IN_PROGRESS
-        if job is None or job.host != host.id or job.lease != work.lease or job.ended is not None:
+        if job is None or job.host != host.id or job.lease != work.lease or not _under_way(job):
             # Of a part that ended, or was given up: the host need not tell it any more.
             if ended:
                 taken.append(work.job)
             else:
                 cancel.append(work.job)
             continue
-        _note_tasks(session, job, work.tasks)
+        over = ended and work.state is not WorkState.WAITING
+        _note_tasks(session, job, work.tasks, over=over)
         job.held = now + LEASE
         job.result = {**job.result, **work.result}
         step = after(work.state, job.part, len(job.parts))
@@ -143,10 +146,25 @@ def report(
             cancel.append(job.id)
         if step.part != job.part:
             _next_part(session, job, step.part)
+        elif step.state is JobState.WAITING:
+            job.state, job.waiting, job.held = JobState.WAITING, work.waiting, None
+            add_event(
+                vault,
+                session,
+                Severity.WARNING,
+                "job-waiting",
+                job.subject,
+                f"{KINDS[job.kind].title} waits for somebody: {work.waiting}",
+                machine=job.machine,
+            )
         elif step.state.ended:
             _end(vault, session, job, step.state, work.error)
         _REPORTED.reach()
     return taken, cancel
+
+
+def _under_way(job: Job) -> bool:
+    return job.ended is None and job.state == JobState.IN_PROGRESS
 
 
 def expire(vault: Vault, session: Session) -> list[Job]:
@@ -185,14 +203,26 @@ def expire(vault: Vault, session: Session) -> list[Job]:
     return given_back
 
 
-def act(vault: Vault, actor: Actor, job_id: str, action: Action) -> Job:
-    """Cancel, restart or continue. Returns the job, or the new one of a restart. Raises NotFound, Conflict."""
+def begun(session: Session, actor: Actor, once: str) -> Job | None:
+    """The job that a call of this actor with this idempotency key began."""
+    return session.scalar(select(Job).where(Job.by == actor.name, Job.once == once)) if once else None
+
+
+def act(vault: Vault, actor: Actor, job_id: str, action: Action, *, once: str = "") -> Job:
+    """Cancel, restart or continue. Returns the job, or the new one of a restart. Raises NotFound, Conflict.
+
+    once: an idempotency key of a restart: the same call again gives the job that the first one began.
+    """
     with vault.audited(actor, f"job {action}", job_id) as session:
         job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
         if job is None:
             raise NotFound("there is no such job", subject=job_id, hint="`standby job list` lists them")
         kind = KINDS[job.kind]
         actor.must(kind.role, f"{action} of job {kind.title}")
+        if action is Action.RESTART and (known := begun(session, actor, once)):
+            if (known.kind, known.machine) != (job.kind, job.machine):
+                raise reused(once)
+            return known
         state = JobState(job.state)
         if action not in allowed(job.kind, state, cancelling=job.cancel):
             may = ", ".join(allowed(job.kind, state, cancelling=job.cancel)) or "nothing"
@@ -209,11 +239,21 @@ def act(vault: Vault, actor: Actor, job_id: str, action: Action) -> Job:
             return job
         if action is Action.CONTINUE:
             job.state, job.waiting = JobState.QUEUED, ""
+            job.parts = planning.answered(job.parts, job.part)
             return job
-        return _again(vault, session, actor, job)
+        return _again(vault, session, actor, job, once)
 
 
-def _again(vault: Vault, session: Session, actor: Actor, job: Job) -> Job:
+def reused(once: str) -> Conflict:
+    """An idempotency key came with two calls that differ."""
+    return Conflict(
+        "this idempotency key was used for another call",
+        subject=once,
+        hint="use a new key for each thing that is to be done once",
+    )
+
+
+def _again(vault: Vault, session: Session, actor: Actor, job: Job, once: str) -> Job:
     """The same once more, from the part that failed."""
     fresh = Job(
         id=vault.new_id(),
@@ -222,13 +262,13 @@ def _again(vault: Vault, session: Session, actor: Actor, job: Job) -> Job:
         machine=job.machine,
         host=job.host,
         subject=job.subject,
-        parent=job.parent,
         params=job.params,
-        parts=job.parts,
+        parts=planning.again(job.parts, job.part, job.result),
         part=job.part,
         result=job.result,
         exclusive=job.exclusive,
         by=actor.name,
+        once=once or None,
         created=vault.clock.now(),
     )
     try:
@@ -263,7 +303,8 @@ def _next_part(session: Session, job: Job, part: int) -> None:
 def _end(vault: Vault, session: Session, job: Job, state: JobState, error: Refused | None) -> None:
     job.state, job.ended, job.held = state, vault.clock.now(), None
     job.error = msgspec.to_builtins(error) if error else None
-    if job.kind == "test-failover" and state is JobState.SUCCEEDED:
+    proved = job.kind == "prove" and job.result.get("verdict") == "passed"
+    if (job.kind == "test-failover" or proved) and state is JobState.SUCCEEDED:
         for row in session.scalars(
             select(Relationship).where(Relationship.machine == job.machine, Relationship.ended.is_(False))
         ):
@@ -284,8 +325,8 @@ def _end(vault: Vault, session: Session, job: Job, state: JobState, error: Refus
     )
 
 
-def _note_tasks(session: Session, job: Job, told: Sequence[TaskReport]) -> None:
-    """What the report says, and what was expected beyond it."""
+def _note_tasks(session: Session, job: Job, told: Sequence[TaskReport], *, over: bool) -> None:
+    """What the report says, and what was expected beyond it: once the part is over, that does not come any more."""
     if not told:
         return
     rows = session.scalars(
@@ -304,8 +345,9 @@ def _note_tasks(session: Session, job: Job, told: Sequence[TaskReport]) -> None:
         }
         for one in told
     ]
+    left = TaskState.SKIPPED.value if over else TaskState.PENDING.value
     merged += [
-        {"name": one.name, "state": one.state, "began": None, "ended": None, "progress": None, "detail": ""}
+        {"name": one.name, "state": left, "began": None, "ended": None, "progress": None, "detail": ""}
         for one in expected
         if one.name not in names
     ]

@@ -121,7 +121,8 @@ class Store(Base):
 
 class PolicyRow(Base):
     """body: a `replication.policy.Policy`. drill_days: a test failover is due every so many days, 0 for never.
-    keep: tiers of retention beyond what the body keeps of every point. scrub_days: likewise a scrub of the replica.
+    keep: tiers of retention beyond what the body keeps of every point. scrub_days, prove_days: likewise a scrub of
+    the replica, a boot proof.
     revision: grows with each change of the body."""
 
     __tablename__ = "policies"
@@ -131,9 +132,23 @@ class PolicyRow(Base):
     body: Mapped[dict[str, Any]]
     drill_days: Mapped[int] = mapped_column(default=90)
     keep: Mapped[list[Any]] = mapped_column(default=list)
+    prove_days: Mapped[int] = mapped_column(default=0)
     scrub_days: Mapped[int] = mapped_column(default=7)
     revision: Mapped[int] = mapped_column(default=1)
     created: Mapped[datetime]
+
+
+class PlanRow(Base):
+    """A recovery plan. document: TOML, as docs/plans.md has it. host: that runs its machines."""
+
+    __tablename__ = "plans"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    document: Mapped[str]
+    host: Mapped[str] = mapped_column(ForeignKey("hosts.id"))
+    created: Mapped[datetime]
+    changed: Mapped[datetime]
 
 
 class Machine(Base):
@@ -238,7 +253,6 @@ class Job(Base):
     machine: Mapped[str | None] = mapped_column(ForeignKey("machines.id"), index=True)
     host: Mapped[str | None] = mapped_column(ForeignKey("hosts.id"))
     subject: Mapped[str]
-    parent: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     params: Mapped[dict[str, Any]] = mapped_column(default=dict)
     parts: Mapped[list[Any]] = mapped_column(default=list)
     part: Mapped[int] = mapped_column(default=0)

@@ -92,7 +92,10 @@ def tick(vault: Vault) -> None:
     with vault.session() as session:
         _failed_failovers(vault, session)
         late = {one.machine.id: one for one in overdue(session, now)}
-        for row in session.scalars(select(Relationship).where(Relationship.ended.is_(False))):
+        told = select(Relationship).where(
+            ~Relationship.ended, Relationship.drill_told | Relationship.machine.in_(late)
+        )
+        for row in session.scalars(told):
             one = late.get(row.machine)
             conditions = {}
             if one:

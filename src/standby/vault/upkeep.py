@@ -1,9 +1,9 @@
-"""Retention and scrubs of replicas, when they are due: by whichever host takes care of the site's replicas."""
+"""Retention, scrubs and boot proofs of replicas, when due: by a host that takes care of the site's replicas."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -29,10 +29,13 @@ class Last(NamedTuple):
 
     retention: datetime | None = None
     scrub: datetime | None = None
+    prove: datetime | None = None
 
 
-def due(now: datetime, state: str, since: datetime, scrub_days: int, last: Last) -> tuple[str, ...]:
-    """The kinds of job that are due. since: when the machine was protected. Pure."""
+def due(
+    now: datetime, state: str, since: datetime, last: Last, *, scrub_days: int = 0, prove_days: int = 0
+) -> tuple[str, ...]:
+    """The kinds of job that are due. since: when the machine was protected. Days: 0 for never. Pure."""
     if state in RESTING:
         return ()
     found = []
@@ -40,6 +43,8 @@ def due(now: datetime, state: str, since: datetime, scrub_days: int, last: Last)
         found.append("retention")
     if scrub_days and now - (last.scrub or since) >= timedelta(days=scrub_days):
         found.append("scrub")
+    if prove_days and now - (last.prove or since) >= timedelta(days=prove_days):
+        found.append("prove")
     return tuple(found)
 
 
@@ -50,7 +55,7 @@ def begin_due(vault: Vault, session: Session, actor: Actor) -> int:
     lasts: dict[str, dict[str, datetime]] = {}
     for machine_id, kind, at in session.execute(
         select(Job.machine, Job.kind, func.max(Job.created))
-        .where(Job.kind.in_(("retention", "scrub")), Job.machine.is_not(None))
+        .where(Job.kind.in_(("retention", "scrub", "prove")), Job.machine.is_not(None))
         .group_by(Job.machine, Job.kind)
     ):
         lasts.setdefault(str(machine_id), {})[kind] = at
@@ -61,15 +66,17 @@ def begin_due(vault: Vault, session: Session, actor: Actor) -> int:
         .where(~Relationship.ended, ~Relationship.superseded, Relationship.newest.is_not(None))
     ):
         known = lasts.get(row.machine, {})
-        last = Last(known.get("retention"), known.get("scrub"))
-        for kind in due(now, row.state, row.since, policy.scrub_days, last):
-            params = (
-                {"keep": tiers(policy)}
-                if kind == "retention"
-                else {"fraction": SAMPLED, "seed": int(now.timestamp())}
-            )
+        last = Last(known.get("retention"), known.get("scrub"), known.get("prove"))
+        for kind in due(
+            now, row.state, row.since, last, scrub_days=policy.scrub_days, prove_days=policy.prove_days
+        ):
+            params: dict[str, dict[str, Any]] = {
+                "retention": {"keep": tiers(policy)},
+                "scrub": {"fraction": SAMPLED, "seed": int(now.timestamp())},
+                "prove": {},
+            }
             try:
-                queue.add(vault, session, actor, kind, subject_of(session, machine), machine, params)
+                queue.add(vault, session, actor, kind, subject_of(session, machine), machine, params[kind])
             except Conflict:
                 # The last one is still under way.
                 continue

@@ -18,6 +18,7 @@ from standby.vault.api import (
     jobs,
     machines,
     metrics,
+    plans,
     policies,
     problem,
     users,
@@ -52,6 +53,7 @@ def create_app(vault: Vault, *, url: str = "", authority: str = "", ticking: boo
     problem.install(app)
     for router in (
         machines.router,
+        plans.router,
         jobs.router,
         policies.router,
         infrastructure.router,
@@ -73,6 +75,11 @@ def _describe(app: FastAPI) -> None:
             described = get_openapi(title=app.title, version=app.version, routes=app.routes)
             schemas = described["components"]["schemas"]
             schemas["Problem"] = problem.Problem.model_json_schema()
+            for path in described["paths"].values():
+                for operation in path.values():
+                    if "requestBody" in operation:
+                        # A body that is no JSON at all.
+                        operation["responses"] |= {str(k): v for k, v in problem.described(400).items()}
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             app.openapi_schema = described

@@ -24,6 +24,7 @@ def address_of(request: Request) -> str:
 
 
 InVault = Annotated[Vault, Depends(vault_of)]
+From = Annotated[str, Depends(address_of)]
 
 
 def actor_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 
 from standby.vault import overview, queue
 from standby.vault.api import models, shown
@@ -57,6 +57,14 @@ def get_job(vault: InVault, _actor: As, job: str) -> models.JobDetail:
 
 
 @router.post("/jobs/{job}/{action}", status_code=202, responses=described(403, 404, 409))
-def act_on_job(vault: InVault, actor: As, job: str, action: Action) -> models.Job:
-    """Cancel it, restart it (which gives a new job) or have it continue after a manual step."""
-    return shown.job(queue.act(vault, actor, job, action))
+def act_on_job(
+    vault: InVault,
+    actor: As,
+    job: str,
+    action: Action,
+    idempotency_key: Annotated[str, Header(max_length=255)] = "",
+) -> models.Job:
+    """Cancel it, restart it (which gives a new job) or have it continue after a manual step.
+
+    A restart with the same Idempotency-Key again gives the job that the first call began."""
+    return shown.job(queue.act(vault, actor, job, action, once=idempotency_key))

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from standby.vault.access import NAME
+from standby.vault.catalogue import CHANNEL_KINDS
+from standby.vault.jobs import KINDS, Role
+from standby.vault.observe import Condition
+
+_ROLES: Final[dict[str, Any]] = {"enum": [str(one) for one in Role]}
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""What people call a thing: on one line."""
 
 
 class Taken(BaseModel):
@@ -25,7 +36,7 @@ class Site(Given):
 
 
 class NewSite(Taken):
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
 
 
 class Host(Given):
@@ -81,7 +92,7 @@ class Store(Given):
 
 
 class NewStore(Taken):
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
     address: str = Field(min_length=1, max_length=1000, description="As agents open it, without credentials.")
 
 
@@ -92,16 +103,18 @@ class Policy(Given):
     drill_days: int
     keep: list[str]
     scrub_days: int
+    prove_days: int
     revision: int
     created: datetime
 
 
 class NewPolicy(Taken):
-    name: str = Field(min_length=1, max_length=100)
+    name: Name
     body: dict[str, Any] = Field(default_factory=dict, description="What differs from the defaults.")
     drill_days: int = Field(90, ge=0, le=3650)
     keep: list[str] = Field(default_factory=list, description="Tiers of retention, as 1h:3d and 1d:30d.")
     scrub_days: int = Field(7, ge=0, le=3650)
+    prove_days: int = Field(0, ge=0, le=3650, description="Days between two boot proofs, 0 for none.")
 
 
 class PolicyChange(Taken):
@@ -109,6 +122,7 @@ class PolicyChange(Taken):
     drill_days: int | None = Field(None, ge=0, le=3650)
     keep: list[str] | None = None
     scrub_days: int | None = Field(None, ge=0, le=3650)
+    prove_days: int | None = Field(None, ge=0, le=3650)
 
 
 class PolicySpread(Given):
@@ -116,6 +130,32 @@ class PolicySpread(Given):
 
     policy: Policy
     jobs: int
+
+
+class Plan(Given):
+    """document: TOML. host: that runs its machines."""
+
+    id: str
+    name: str
+    document: str
+    host: str
+    created: datetime
+    changed: datetime
+
+
+class NewPlan(Taken):
+    """Its name is the document's. A plan of this name is replaced."""
+
+    document: str = Field(min_length=1, max_length=200_000, description="TOML, as docs/plans.md has it.")
+    host: str = Field(max_length=200, description="The host that runs its machines: id or name.")
+
+
+class NewRun(Taken):
+    """kind: test, unplanned or planned. confirm: the plan's name, unless it is a test."""
+
+    kind: str = Field(max_length=20)
+    confirm: str = Field("", max_length=200)
+    source_down: bool = Field(False, description="A person made sure that the source machines are off.")
 
 
 class MachineRow(Given):
@@ -173,7 +213,10 @@ class Machine(Given):
 class NewJob(Taken):
     """kind: see `GET /api/v1/job-kinds`. confirm: the machine's name, for dangerous kinds."""
 
-    kind: str = Field(max_length=64)
+    kind: str = Field(
+        max_length=64,
+        json_schema_extra={"enum": [name for name, one in KINDS.items() if not one.observed]},
+    )
     params: dict[str, Any] = Field(default_factory=dict)
     confirm: str = Field("", max_length=200)
 
@@ -290,10 +333,14 @@ class Channel(Given):
 
 
 class NewChannel(Taken):
-    name: str = Field(min_length=1, max_length=100)
-    kind: str = Field(description="webhook or apprise")
+    name: Name
+    kind: str = Field(json_schema_extra={"enum": list(CHANNEL_KINDS)})
     target: str = Field(min_length=1, max_length=2000)
-    kinds: list[str] = Field(default_factory=list, description="Of alerts; all if empty.")
+    kinds: list[str] = Field(
+        default_factory=list,
+        description="Of alerts; all if empty.",
+        json_schema_extra={"items": {"enum": [str(one) for one in Condition]}},
+    )
 
 
 class Due(Given):
@@ -338,13 +385,13 @@ class Me(Given):
 
 
 class NewUser(Taken):
-    name: str = Field(min_length=1, max_length=64)
-    role: str
+    name: str = Field(min_length=1, max_length=64, pattern=f"^{NAME.pattern}$")
+    role: str = Field(json_schema_extra=_ROLES)
     password: str = Field(min_length=10, max_length=1000)
 
 
 class UserChange(Taken):
-    role: str | None = None
+    role: str | None = Field(None, json_schema_extra={"enum": [*_ROLES["enum"], None]})
     enabled: bool | None = None
     password: str | None = Field(None, min_length=10, max_length=1000)
 
@@ -359,9 +406,18 @@ class Token(Given):
 
 
 class NewToken(Taken):
-    name: str = Field(min_length=1, max_length=100)
-    role: str = "reader"
+    name: Name
+    role: str = Field("reader", json_schema_extra=_ROLES)
     days: int | None = Field(365, ge=1, le=3650)
+
+
+class LogIn(Taken):
+    """token: what the new token is called in the list of one's tokens."""
+
+    name: str = Field(min_length=1, max_length=64)
+    password: str = Field(min_length=1, max_length=1000)
+    token: Name = "log-in"
+    days: int = Field(90, ge=1, le=365)
 
 
 class MadeToken(Token):

@@ -28,6 +28,7 @@ def create_policy(vault: InVault, actor: As, body: models.NewPolicy) -> models.P
             body.drill_days,
             keep=body.keep,
             scrub_days=body.scrub_days,
+            prove_days=body.prove_days,
         )
     )
 
@@ -36,7 +37,14 @@ def create_policy(vault: InVault, actor: As, body: models.NewPolicy) -> models.P
 def change_policy(vault: InVault, actor: As, policy: str, body: models.PolicyChange) -> models.PolicySpread:
     """And have it take effect on its machines."""
     row, begun = catalogue.change_policy(
-        vault, actor, policy, body.body, body.drill_days, keep=body.keep, scrub_days=body.scrub_days
+        vault,
+        actor,
+        policy,
+        body.body,
+        body.drill_days,
+        keep=body.keep,
+        scrub_days=body.scrub_days,
+        prove_days=body.prove_days,
     )
     return models.PolicySpread(policy=models.Policy.model_validate(row), jobs=begun)
 

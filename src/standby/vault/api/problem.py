@@ -103,7 +103,8 @@ def install(app: FastAPI) -> None:
 
     def http(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = _response(error.status_code, str(error.detail), str(error.detail))
+        kind = "InvalidRequest" if error.status_code < 500 else ""
+        response = _response(error.status_code, str(error.detail), str(error.detail), kind=kind)
         response.headers.update(error.headers or {})
         return response
 

@@ -9,10 +9,20 @@ from fastapi import APIRouter, Query
 from standby.vault import access, listing
 from standby.vault.access import role_named
 from standby.vault.api import models
-from standby.vault.api.context import As, InVault
+from standby.vault.api.context import As, From, InVault
 from standby.vault.api.problem import described
 
 router = APIRouter(tags=["users"], responses=described(401, 422, 503))
+
+
+@router.post("/login", status_code=201, responses=described(429))
+def log_in(vault: InVault, address: From, body: models.LogIn) -> models.MadeToken:
+    """A token for a program that was given a name and a password, such as `standby login`. The one route for people
+    that asks for no token. Too many wrong passwords for a name, or from an address, are refused for a while."""
+    row, token = access.log_in_program(
+        vault, body.name, body.password, address, token=body.token, days=body.days
+    )
+    return models.MadeToken(**models.Token.model_validate(row).model_dump(), token=token)
 
 
 @router.get("/me")

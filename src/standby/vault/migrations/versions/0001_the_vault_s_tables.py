@@ -82,6 +82,7 @@ def upgrade() -> None:
         sa.Column("body", sa.JSON(), nullable=False),
         sa.Column("drill_days", sa.Integer(), nullable=False),
         sa.Column("keep", sa.JSON(), nullable=False),
+        sa.Column("prove_days", sa.Integer(), nullable=False),
         sa.Column("scrub_days", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created", Instant(), nullable=False),
@@ -230,6 +231,18 @@ def upgrade() -> None:
         batch_op.create_index("ix_machines_uuid", ["site", "uuid"], unique=False)
 
     op.create_table(
+        "plans",
+        sa.Column("id", sa.String(length=26), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("host", sa.String(length=26), nullable=False),
+        sa.Column("created", Instant(), nullable=False),
+        sa.Column("changed", Instant(), nullable=False),
+        sa.ForeignKeyConstraint(["host"], ["hosts.id"], name=op.f("fk_plans_host")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_plans")),
+        sa.UniqueConstraint("name", name=op.f("uq_plans_name")),
+    )
+    op.create_table(
         "registration_keys",
         sa.Column("id", sa.String(length=26), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
@@ -271,7 +284,6 @@ def upgrade() -> None:
         sa.Column("machine", sa.String(length=26), nullable=True),
         sa.Column("host", sa.String(length=26), nullable=True),
         sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("parent", sa.String(length=26), nullable=True),
         sa.Column("params", sa.JSON(), nullable=False),
         sa.Column("parts", sa.JSON(), nullable=False),
         sa.Column("part", sa.Integer(), nullable=False),
@@ -291,7 +303,6 @@ def upgrade() -> None:
         sa.Column("ended", Instant(), nullable=True),
         sa.ForeignKeyConstraint(["host"], ["hosts.id"], name=op.f("fk_jobs_host")),
         sa.ForeignKeyConstraint(["machine"], ["machines.id"], name=op.f("fk_jobs_machine")),
-        sa.ForeignKeyConstraint(["parent"], ["jobs.id"], name=op.f("fk_jobs_parent")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
@@ -299,7 +310,6 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_jobs_kind"), ["kind"], unique=False)
         batch_op.create_index(batch_op.f("ix_jobs_machine"), ["machine"], unique=False)
         batch_op.create_index("ix_jobs_next", ["host", "state"], unique=False)
-        batch_op.create_index(batch_op.f("ix_jobs_parent"), ["parent"], unique=False)
         batch_op.create_index(
             "uq_jobs_active_kind",
             ["machine", "kind"],
@@ -430,7 +440,6 @@ def downgrade() -> None:
             sqlite_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
             postgresql_where=sa.text("machine IS NOT NULL AND ended IS NULL AND NOT exclusive"),
         )
-        batch_op.drop_index(batch_op.f("ix_jobs_parent"))
         batch_op.drop_index("ix_jobs_next")
         batch_op.drop_index(batch_op.f("ix_jobs_machine"))
         batch_op.drop_index(batch_op.f("ix_jobs_kind"))
@@ -444,6 +453,7 @@ def downgrade() -> None:
 
     op.drop_table("events")
     op.drop_table("registration_keys")
+    op.drop_table("plans")
     with op.batch_alter_table("machines", schema=None) as batch_op:
         batch_op.drop_index("ix_machines_uuid")
         batch_op.drop_index(batch_op.f("ix_machines_name"))
