@@ -49,6 +49,8 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind(address)
+            # Who is told of the address and asks at once is answered once it is served.
+            self._socket.listen(128)
         except OSError as error:
             self._socket.close()
             raise InvalidRequest(

@@ -200,6 +200,8 @@ class Machine(Given):
     running: bool
     seen: dict[str, Any]
     relationship: str | None
+    state: str | None
+    health: str | None
     standing: dict[str, Any] | None
     policy: str | None
     policy_name: str | None

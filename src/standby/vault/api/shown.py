@@ -35,6 +35,8 @@ def machine(one: Detail) -> models.Machine:
         running=it.running,
         seen=it.seen,
         relationship=standing.id if standing else None,
+        state=standing.state if standing else None,
+        health=str(Level(standing.level)) if standing else None,
         standing=standing.standing if standing else None,
         policy=one.policy.id if one.policy else None,
         policy_name=one.policy.name if one.policy else None,
