@@ -61,6 +61,10 @@ class Host:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not self._pids(), f"the end of {self.name}")
 
+    def is_unplugged(self) -> None:
+        """All that runs there runs on, and reaches nobody."""
+        _ip("link", "set", self.link, "down")
+
     def comes_back(self) -> None:
         _ip("link", "set", self.link, "up")
 
