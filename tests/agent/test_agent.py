@@ -19,7 +19,7 @@ from standby.replica.keys import KeyFile
 from standby.replication.books import Books
 from standby.replication.states import State
 from tests.cli.conftest import PROGRAM, standby
-from tests.hypervisor.processes import PAGE, Daemon
+from tests.hypervisor.processes import PAGE, Daemon, contents
 from tests.hypervisor.processes import wait_for as wait_for_it
 from tests.replication.rig import Recorder
 from tests.replication.site import noise, now, write
@@ -310,3 +310,42 @@ def test_a_machine_whose_sockets_are_forgotten_can_be_paused_and_tells_how_to_go
     assert relationship.capture is not None
     assert (relationship.capture.kind, relationship.capture.retry_at) == ("MachineNotConnected", None)
     assert "`standby vm connect one --qmp SOCKET`" in relationship.capture.error
+
+
+def test_a_machine_goes_to_several_stores_and_one_that_is_removed_keeps_what_it_has(agent, tmp_path):
+    write(agent.machine("one"), "raw", 0, noise(1 << 20, 3))
+    second, third = tmp_path / "second", tmp_path / "third"
+    for folder in (second, third):
+        DirectoryStore(folder, create=True)
+    agent.start()
+    done = agent.protect("one", "--frequency", 1, "--target", second)
+    assert (done.status, done.err) == (0, "")
+    wait_for(lambda: agent.caught_up("one"))
+
+    def stages():
+        return {Path(one["store"]).name: one["stage"] for one in agent.shown("one")["targets"]}
+
+    assert agent.vm("targets", "add", "one", "--store", third).status == 0
+    wait_for(lambda: stages() == {"store": "level", "second": "level", "third": "level"})
+    again = agent.vm("targets", "add", "one", "--store", third)
+    assert (again.status, "already" in again.err) == (3, True)
+    assert agent.stop(signal.SIGKILL) == -signal.SIGKILL
+    write(agent.daemons["one"], "qcow", 0, noise(1 << 18, 4))
+    agent.start()
+    content = now(agent.daemons["one"])
+
+    def holds(folder):
+        log = ReplicaLog.read(DirectoryStore(folder), "one")
+        return bool(log.points) and all(
+            contents(log.image(log.point().seq, disk)) == data for disk, data in content.items()
+        )
+
+    wait_for(lambda: all(holds(folder) for folder in (agent.store, second, third)))
+    assert "second" in standby("vm", "targets", "list", "one", "--state", agent.state, columns=200).out
+    removed = agent.vm("targets", "remove", "one", "--store", second)
+    assert [Path(one["store"]).name for one in removed.json["targets"]] == ["store", "third"]
+    assert holds(second), "its replica stays"
+    first = agent.vm("targets", "remove", "one", "--store", agent.store)
+    assert (first.status, "unprotect" in first.err) == (3, True)
+    assert agent.vm("unprotect", "one").status == 0
+    assert not list((agent.folder / "one").glob("*.hrl"))

@@ -10,12 +10,15 @@ from ulid import ULID
 from standby.clock import Clock, SystemClock
 from standby.objects.base import ObjectStore
 from standby.objects.directory import DirectoryStore
-from standby.replica.journal import ReplicaLog
+from standby.replica.journal import Place, ReplicaLog
 from standby.replica.keys import KeyFile
+from standby.replica.twin import create_twin
 from standby.replication.books import Books
 from standby.replication.decide import SourceAction, TargetAction
 from standby.replication.enable import Request, enable
 from standby.replication.engine import Engine
+from standby.replication.followers import Followers
+from standby.replication.following import Following
 from standby.replication.policy import Policy
 from standby.replication.source import Source
 from standby.replication.states import State
@@ -86,6 +89,7 @@ class Rig:
         self.seen = Recorder()
         self.books = Books(folder / name)
         self.engine: Engine | None = None
+        self.stores: dict[str, ObjectStore] = {}
 
     def enable(self, **request) -> None:
         """Enable protection unless it is, and make the engine."""
@@ -98,7 +102,35 @@ class Rig:
             self.books, self.id, self.hypervisor, lambda: self.hypervisor.describe("vm"), self.clock
         )
         self.target = Target(self.books, self.id, self.store, "agent@host-a", self.clock, lambda: str(ULID()))
-        self.engine = Engine(self.books, self.id, self.source, self.target, self.clock, self.seen, tz=UTC)
+        self.engine = Engine(
+            self.books,
+            self.id,
+            self.source,
+            self.target,
+            self.clock,
+            self.seen,
+            tz=UTC,
+            stores=lambda address: self.stores[address],
+        )
+
+    def follow(self, store: ObjectStore, *, take_over: bool = False) -> Following:
+        """Replicate to this store too, unless that is so already."""
+        self.stores |= {one.url: one for one in (self.store, store)}
+        followers = Followers(self.books)
+        known = next((one.id for one in followers.of(self.id) if one.store == store.url), None)
+        if known is None:
+            create_twin(Place(self.store, "vm", self.key), store, "vm", origin="host-a", clock=self.clock)
+            known = followers.add(self.id, store.url, "vm", take_over=take_over)
+        return Following(
+            self.books,
+            self.id,
+            known,
+            lambda address: self.stores[address],
+            "agent@host-a",
+            self.clock,
+            lambda: str(ULID()),
+            self.engine.fenced_elsewhere,
+        )
 
     @property
     def state(self) -> State:

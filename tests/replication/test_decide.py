@@ -156,3 +156,10 @@ def test_nobody_waits_for_ever():
     for view in VIEWS:
         if view.state not in IDLE and view.cycle_due and view.ship_due and view.resync_open and not view.full:
             assert (source_action(view), target_action(view)) != (SourceAction.WAIT, TargetAction.WAIT), view
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_the_first_target_lets_another_come_first_whatever_it_waits_for_itself(state):
+    view = READY._replace(state=state, yields=True, ship_due=False, attached=False)
+    rests = state in (State.NEW, State.PAUSED, State.FENCED, State.SEALED)
+    assert target_action(view) is (TargetAction.WAIT if rests else TargetAction.YIELD)

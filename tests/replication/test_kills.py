@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,11 +88,29 @@ def check(folder: Path, daemon: Daemon, writer: Writer) -> int:
         done = count
         for name, content in images.items():
             assert content == expected[name], f"point {point.seq}, disk {name} is not as after write {count}"
+    assert list(second(folder, log, key)) == []
     assert daemon.leftovers() == []
     assert len(daemon.bitmaps()) == len(DISKS)
     assert list((folder / "spool").iterdir()) == []
     assert not (folder / "rescanned").exists(), "a disk was read whole where its changes were known"
     return len(log.points)
+
+
+def second(folder: Path, log: ReplicaLog, key: KeyFile | None) -> Iterator[str]:
+    """What is wrong with the second target: its points are the first one's, bit for bit, and the newest is."""
+    twin = ReplicaLog.read(DirectoryStore(folder / "second"), "vm", key=key)
+    yield from map(str, verify_logs(twin).findings)
+    first = {point.nonce: point for point in log.points}
+    has = [point.nonce for point in twin.points]
+    assert [point.nonce for point in log.points if point.nonce in has] == has
+    assert has[-1] == log.points[-1].nonce
+    for point in twin.points:
+        for name in DISKS:
+            ours, theirs = bytearray(SIZE), bytearray(SIZE)
+            twin.image(point.seq, name).read(0, memoryview(ours))
+            log.image(first[point.nonce].seq, name).read(0, memoryview(theirs))
+            if ours != theirs:
+                yield f"point {point.seq}, disk {name}"
 
 
 PHASES = (
@@ -110,6 +129,7 @@ would leave all this behind."""
 ELSEWHERE = {
     "directory.put_file.copied": "a spool on another file system: tests/objects",
     "rounds.dropped": "tracking is lost: test_resync",
+    "follow.promoted": "a target that is away for long: test_targets",
 }
 """Failpoints that no life of these agents passes, and where they are."""
 

@@ -42,7 +42,7 @@ class FakeBooks:
         self.kept = body
 
     def queued(self, _id) -> Queue:
-        return Queue(points=0, scans=0, bytes={}, oldest=None)
+        return Queue(points=0, scans=0, bytes={}, first_bytes=0, oldest=None)
 
 
 def record(seq: int, data: int, ratio: float, kind: str = "point") -> Record:

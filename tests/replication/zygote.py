@@ -18,8 +18,10 @@ from pathlib import Path
 from standby import failpoints
 from standby.hypervisor.base import Consistency
 from standby.hypervisor.qemu import QemuHypervisor, QemuMachine
+from standby.objects.directory import DirectoryStore
 from standby.replica.keys import KeyFile
 from standby.replication import precopy, source
+from standby.replication.followers import Followers, Stage
 from standby.replication.states import State
 from tests.hypervisor.processes import SMALL
 from tests.replication.rig import Recorder, Rig
@@ -64,13 +66,25 @@ def agent(folder: Path, machine: QemuMachine, order: dict[str, object]) -> None:
     rig = Rig(folder, QemuHypervisor({"vm": machine}, limits=SMALL), key=key)
     rig.seen = Witness(folder)
     rig.enable()
-    rig.until(lambda: rig.state is State.PROTECTED)
+    second = rig.follow(DirectoryStore(folder / "second", create=True))
+
+    def level() -> bool:
+        (one,) = Followers(rig.books).of(rig.id)
+        return second.step() is False and one.stage is Stage.LEVEL and not one.queued
+
+    rig.until(lambda: second.step() is False and rig.state is State.PROTECTED)
+    if str(order["failpoint"]).startswith("follow."):
+        followers = Followers(rig.books)
+        for one in followers.of(rig.id):
+            for path in followers.fall_behind(rig.id, one.id, "a test wants it so"):
+                path.unlink(missing_ok=True)
     for number in range(int(order["points"])):
         application = order["application"] and number == 0
         rig.source.recover() if not rig.source.ready else None
         report = rig.source.cycle(Consistency.APPLICATION if application else Consistency.CRASH)
         assert report
         rig.until(lambda: not rig.books.queue(rig.id))
+        rig.until(level)
     rig.close()
 
 

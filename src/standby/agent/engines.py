@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ulid import ULID
 
+from standby.agent.pursuits import Pursuits
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
 from standby.hypervisor.base import Hypervisor, MachineNotConnected, Tracking
@@ -24,6 +25,8 @@ from standby.records import MachineDescription
 from standby.replication.agenda import first_due
 from standby.replication.books import Books
 from standby.replication.engine import Engine, Observer
+from standby.replication.followers import Followers
+from standby.replication.following import Following
 from standby.replication.hours import host_zone
 from standby.replication.limits import Bandwidth
 from standby.replication.relationship import Connection, Relationship
@@ -76,6 +79,8 @@ class Engines:
         self._bandwidths: dict[str, Bandwidth] = {}
         self._host_bandwidth = books.bandwidth()
         self._spread = spread
+        self._owner = f"standby@{socket.gethostname()}"
+        self._pursuits = Pursuits()
         self._runner = Runner(clock, failed) if running else None
 
     @property
@@ -90,6 +95,9 @@ class Engines:
 
     def begin(self, relationship: Relationship) -> None:
         """Run an engine for the relationship, unless there is nothing to do for it."""
+        if self._runner is not None and relationship.status.state is State.SEALED:
+            # Its last write is for all its targets.
+            self._pursuits.begin(relationship.id, self._followings(relationship, lambda: None))
         if self._runner is None or relationship.status.state in RESTING:
             return
         if relationship.connection is None:
@@ -108,6 +116,7 @@ class Engines:
                 log.error("%s: %s", relationship.machine, error)
                 return
             self._engines[relationship.id] = engine
+            self._pursuits.begin(relationship.id, self._followings(relationship, engine.fenced_elsewhere))
             self._bandwidths[relationship.id] = relationship.policy.bandwidth
             self.throttle()
         self._runner.add(engine)
@@ -118,6 +127,7 @@ class Engines:
             engine = self._engines.pop(relationship_id, None)
             self._throttles.pop(relationship_id, None)
             self._bandwidths.pop(relationship_id, None)
+        self._pursuits.end(relationship_id)
         if engine:
             if self._runner:
                 self._runner.remove(engine)
@@ -176,6 +186,18 @@ class Engines:
         with self._runner.between(engine) if alone and self._runner else nullcontext():
             yield engine
 
+    def follow(self, relationship: Relationship) -> None:
+        """Its targets have become others: deliver to those that there are now."""
+        self._pursuits.end(relationship.id)
+        with self._lock:
+            engine = self._engines.get(relationship.id)
+            if engine is not None:
+                self._pursuits.begin(relationship.id, self._followings(relationship, engine.fenced_elsewhere))
+
+    def unfollow(self, relationship: Relationship) -> None:
+        """Returns once nothing is at work with its further targets; until `follow`."""
+        self._pursuits.end(relationship.id)
+
     def store(self, address: str) -> ObjectStore:
         """One client for all machines that replicate there."""
         with self._lock:
@@ -221,8 +243,8 @@ class Engines:
         target = Target(
             self._books,
             relationship.id,
-            self._limited(relationship),
-            f"standby@{socket.gethostname()}",
+            self._limited(relationship.id, relationship.store),
+            self._owner,
             self._clock,
             lambda: str(ULID()),
         )
@@ -236,15 +258,32 @@ class Engines:
             self._clock,
             self._observer(machine),
             first_cycle=first,
+            stores=lambda address: self._limited(relationship.id, address),
         )
         return Parts(engine, source, target, reached)
 
-    def _limited(self, relationship: Relationship) -> ObjectStore:
-        """What a machine sends counts against its own rate and the host's."""
+    def _followings(self, relationship: Relationship, fenced: Callable[[], None]) -> list[Following]:
+        return [
+            Following(
+                self._books,
+                relationship.id,
+                one.id,
+                lambda address: self._limited(relationship.id, address),
+                self._owner,
+                self._clock,
+                lambda: str(ULID()),
+                fenced,
+            )
+            for one in Followers(self._books).of(relationship.id)
+        ]
+
+    def _limited(self, relationship: str, address: str) -> ObjectStore:
+        """What a machine sends, to all its targets, counts against its own rate and the host's."""
         if self._runner is None:
-            return self.store(relationship.store)
-        throttle = self._throttles[relationship.id] = Throttle(clock=self._clock)
-        return Limited(Limited(self.store(relationship.store), self._host), throttle)
+            return self.store(address)
+        with self._lock:
+            throttle = self._throttles.setdefault(relationship, Throttle(clock=self._clock))
+        return Limited(Limited(self.store(address), self._host), throttle)
 
 
 class Unconnected:

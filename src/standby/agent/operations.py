@@ -11,14 +11,14 @@ from pathlib import Path
 from standby.agent.engines import Engines, reach
 from standby.agent.seals import Seals
 from standby.agent.together import common_point
-from standby.agent.unchanged import check_unchanged
+from standby.agent.unchanged import as_known, check_unchanged
 from standby.clock import Clock
 from standby.errors import InvalidRequest, StandbyError
 from standby.link import requests
 from standby.link.requests import Answer, Done, OfMachine, Refused, Request
 from standby.records import Finding
 from standby.replica.keys import remembered
-from standby.replication import enable
+from standby.replication import enable, targets
 from standby.replication.books import Books, find
 from standby.replication.disable import disable
 from standby.replication.engine import Engine
@@ -103,6 +103,7 @@ class Operations:
     def _take_over(self, known: Relationship, request: requests.Protect) -> Done:
         """A machine that came back here, whose relationship waits in the books."""
         self._engines.refuse_lent(known)
+        request = as_known(self._books, known, request)
         check_unchanged(known, request)
         self._engines.end(known.id)
         if request.key_file != known.key_file and request.key_file:
@@ -252,6 +253,35 @@ class Operations:
         with self._engine(request) as engine:
             engine.retry_now()
         return Done()
+
+    @do.register
+    def _(self, request: requests.AddTarget) -> Done:
+        relationship = find(self._books, request.machine)
+        self._engines.refuse_lent(relationship)
+        targets.add(
+            self._books,
+            relationship,
+            self._engines.store(relationship.store),
+            self._engines.store(request.store),
+            request.replica,
+            take_over=request.take_over,
+            origin=socket.gethostname(),
+            clock=self._clock,
+        )
+        self._engines.follow(relationship)
+        return Done()
+
+    @do.register
+    def _(self, request: requests.RemoveTarget) -> Done:
+        relationship = find(self._books, request.machine)
+        self._engines.refuse_lent(relationship)
+        follower = targets.find(self._books, relationship, request.store, request.replica)
+        self._engines.unfollow(relationship)
+        try:
+            targets.remove(self._books, follower)
+        finally:
+            self._engines.follow(relationship)
+        return Done(dropped=follower.queued)
 
     @do.register
     def _(self, request: requests.SetBandwidth) -> Done:

@@ -10,6 +10,7 @@ from standby.replication import chronicle, resync, statistics
 from standby.replication.books import Books
 from standby.replication.chronicle import Chronicle
 from standby.replication.entries import Queue
+from standby.replication.followers import Followers
 from standby.replication.health import Health
 from standby.replication.hours import host_zone
 from standby.replication.made import Made
@@ -32,6 +33,7 @@ class Looking:
 
     def __init__(self, books: Books) -> None:
         self._books = books
+        self._followers = Followers(books)
         self._chronicles: dict[str, tuple[bytes, Chronicle]] = {}
 
     def all(self, *, agent: bool) -> list[Look]:
@@ -42,7 +44,8 @@ class Looking:
         tz, now = host_zone(), datetime.now(UTC)
         queue = self._books.queued(relationship.id)
         found = self._chronicle(relationship, now)
-        health = health_of(relationship, queue, found, now, tz, agent=agent)
+        followers = self._followers.of(relationship.id)
+        health = health_of(relationship, queue, found, now, tz, agent=agent, followers=followers)
         interval = statistics.rolled(found.history, now, relationship.policy.monitoring, tz).current
         return Look(relationship, queue, health, interval)
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from standby.errors import Fenced, InvalidRequest
 from standby.link.requests import Protect
+from standby.replication.books import Books
+from standby.replication.followers import Followers
 from standby.replication.relationship import Relationship
 from standby.replication.states import State
+
+
+def as_known(books: Books, known: Relationship, request: Protect) -> Protect:
+    """The request, with the store that comes first now in place of one that did before (decision 0012)."""
+    followers = Followers(books).of(known.id)
+    if (request.store, request.replica) not in [(one.store, one.replica) for one in followers]:
+        return request
+    return msgspec.structs.replace(request, store=known.store, replica=known.replica)
 
 
 def check_unchanged(known: Relationship, request: Protect) -> None:

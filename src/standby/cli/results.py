@@ -332,6 +332,29 @@ class Interval(msgspec.Struct, kw_only=True):
     latency_largest: float
 
 
+class VmTarget(msgspec.Struct, kw_only=True):
+    """A place that a machine is replicated to. first: from which the others are brought level. stage: level, behind,
+    joining or fenced; why: of one that is behind. queued: entries that wait for it. newest_at: the instant of its
+    newest point. lag: seconds since then, absent if there is none."""
+
+    store: str
+    replica: str
+    first: bool
+    stage: str
+    why: str
+    queued: int
+    queued_bytes: int
+    newest_at: str
+    lag: float | None
+    error: str
+    retry_at: str
+
+
+class VmTargets(msgspec.Struct, kw_only=True):
+    machine: str
+    targets: tuple[VmTarget, ...]
+
+
 class Vm(msgspec.Struct, kw_only=True):
     """running: an agent holds the books now. queued: points and scans that wait for the store.
     rpo: seconds that a failover now would lose. newest: the newest point in the store, absent where the store
@@ -362,6 +385,7 @@ class Vm(msgspec.Struct, kw_only=True):
     interval: Interval
     excluded: tuple[str, ...]
     disks: tuple[VmDisk, ...]
+    targets: tuple[VmTarget, ...]
 
 
 class AgentShown(msgspec.Struct, kw_only=True):

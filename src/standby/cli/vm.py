@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from standby.agent.engines import reach
-from standby.cli import results, vm_requests, vm_show
+from standby.cli import results, vm_requests, vm_show, vm_targets
 from standby.cli.help import Group
 from standby.cli.machine import (
     AgentSocket,
@@ -61,6 +61,7 @@ app.command()(vm_show.show)
 app.command()(vm_show.churn)
 app.command()(vm_requests.policy)
 app.command()(vm_requests.disks)
+app.add_typer(vm_targets.app, name="targets", help="The places that a machine is replicated to.")
 app.command()(vm_requests.pause)
 app.command()(vm_requests.resume)
 app.command()(vm_requests.retry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from standby.agent import daemon
 from standby.agent.engines import Engines
 from standby.agent.operations import Operations
-from standby.agent.unchanged import check_unchanged
+from standby.agent.unchanged import as_known, check_unchanged
 from standby.cli.asking import by_agent
 from standby.cli.foreground import stopping
 from standby.cli.machine import AgentSocket, LibvirtUri, MachineName, NbdSocket, connection_of
@@ -30,15 +31,16 @@ from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of, made
 from standby.cli.vault_login import Local, asked
 from standby.cli.vm_where import Wait, only_here, only_in_a_vault, through_vault
-from standby.clock import SystemClock
+from standby.clock import Clock, SystemClock
 from standby.errors import InvalidRequest, Recoverable
-from standby.link.requests import Protect
+from standby.link.requests import AddTarget, Protect
 from standby.objects.address import open_store
 from standby.replica.documents import Record
 from standby.replica.keys import KeyFile
 from standby.replication import states
 from standby.replication.books import Books, find
 from standby.replication.enable import take_over as take_over_replica
+from standby.replication.followers import Followers
 from standby.replication.policy import Policy
 from standby.replication.relationship import Relationship
 from standby.replication.unlock import set_key_file
@@ -94,6 +96,14 @@ def protect(
             help="Encrypt the replica under this key; it must stay there [default: $STANDBY_KEY_FILE].",
         ),
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="STORE",
+            help="One more store to replicate to, from the same capture. Repeatable.",
+        ),
+    ] = None,
     policy: Annotated[
         str | None, typer.Option("--policy", metavar="POLICY", help="Of a vault: its name or id.")
     ] = None,
@@ -122,6 +132,7 @@ def protect(
                 "--reserve": reserve,
                 "--resync": resync,
                 "--resync-hours": resync_hours,
+                "--target": target or None,
             }
         )
         params = {
@@ -158,7 +169,13 @@ def protect(
         take_over=take_over,
         key_file=str(KeyFile(key_file).path) if key_file else "",
     )
+    more = [
+        AddTarget(machine=machine, store=open_store(one).url, replica=request.replica, take_over=take_over)
+        for one in target or ()
+    ]
     if (done := by_agent(folder, request)) is not None:
+        for one in more:
+            by_agent(folder, one)
         if json:
             print_json(done)
         else:
@@ -167,10 +184,10 @@ def protect(
                 f"The agent replicates {machine} now: `standby vm show {machine}` tells how it stands.",
             )
         return
-    _in_foreground(folder, request, json=json)
+    _in_foreground(folder, request, more, json=json)
 
 
-def _in_foreground(folder: Path, request: Protect, *, json: bool) -> None:
+def _in_foreground(folder: Path, request: Protect, more: Sequence[AddTarget], *, json: bool) -> None:
     clock, machine = SystemClock(), request.machine
     with closing(Books(folder)) as books, ExitStack() as stack:
 
@@ -184,6 +201,7 @@ def _in_foreground(folder: Path, request: Protect, *, json: bool) -> None:
                 Operations(books, engines, clock, watch.findings).do(request)
             watch.task_done(CREATE)
         else:
+            request = as_known(books, known, request)
             check_unchanged(known, request)
             if request.key_file != known.key_file and request.key_file:
                 set_key_file(books, known, open_store(known.store), Path(request.key_file))
@@ -198,11 +216,21 @@ def _in_foreground(folder: Path, request: Protect, *, json: bool) -> None:
                     stdout(),
                     f"{machine} is protected already ({known.status.state.value}): going on from there.",
                 )
+        _add_targets(books, clock, book(), more)
         stop = stack.enter_context(stopping(watch.stopping))
         stack.callback(watch.scan_ended)
         watch.begin(_newest(request))
         daemon.run(books, clock, stop, machine=machine, observer=lambda _: watch)
     watch.stopped()
+
+
+def _add_targets(books: Books, clock: Clock, relationship: Relationship, more: Sequence[AddTarget]) -> None:
+    followers = Followers(books).of(relationship.id)
+    there = {(relationship.store, relationship.replica), *((one.store, one.replica) for one in followers)}
+    with closing(Engines(books, clock, daemon.Logged, running=False)) as engines:
+        for one in more:
+            if (one.store, one.replica) not in there:
+                Operations(books, engines, clock).do(one)
 
 
 def _known(folder: Path, machine: str) -> Relationship | None:

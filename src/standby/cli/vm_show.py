@@ -19,11 +19,13 @@ from standby.cli.quantities import age, counted, duration, instant, local, size,
 from standby.cli.reading import newest_point
 from standby.cli.state import State, folder_of
 from standby.cli.vault_login import Local, asked
+from standby.cli.vm_targets import print_targets, targets_of
 from standby.cli.vm_where import only_in_a_vault, through_vault
 from standby.errors import StandbyError
 from standby.objects.address import open_store
 from standby.replication import chronicle, statistics
 from standby.replication.books import Books, find
+from standby.replication.followers import Followers
 from standby.replication.health import Level
 from standby.replication.holder import holder
 from standby.replication.hours import host_zone
@@ -95,6 +97,7 @@ def churn(machine: MachineName, state: State = None, json: Json = False) -> None
 def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -> results.Vm:
     """ask_store: look there for the newest point; else what the agent last knew is told."""
     running = holder(books.folder) is not None
+    followers = Followers(books).of(relationship.id)
     _, queue, health, interval = Looking(books).at(relationship, agent=running)
     newest, problem = None, ""
     if ask_store:
@@ -137,6 +140,7 @@ def vm_of(books: Books, relationship: Relationship, *, ask_store: bool = True) -
             latency_average=interval.latency.average,
             latency_largest=interval.latency.largest,
         ),
+        targets=targets_of(relationship, queue, followers),
         excluded=relationship.excluded,
         disks=tuple(
             results.VmDisk(
@@ -248,6 +252,9 @@ def _print_detail(vm: results.Vm) -> None:
         ],
     )
     console.print()
+    if len(vm.targets) > 1:
+        print_targets(vm.targets)
+        console.print()
     table(
         console,
         [Column("Disk"), Column("Size", right=True), Column("Scanned", right=True), Column("Scan because")],

@@ -100,6 +100,19 @@ class SetKeyFile(OfMachine, frozen=True, kw_only=True):
     key_file: str
 
 
+class AddTarget(OfMachine, frozen=True, kw_only=True):
+    """store: its address. replica: its name there. take_over: also if another agent owns what is there."""
+
+    store: str
+    replica: str
+    take_over: bool = False
+
+
+class RemoveTarget(OfMachine, frozen=True, kw_only=True):
+    store: str
+    replica: str
+
+
 class Seal(OfMachine, frozen=True, kw_only=True):
     """Shut the machine down, its last write in the replica. It is begun; `SealStatus` tells how far it is.
 
@@ -137,6 +150,8 @@ AnyRequest = (
     | SetPolicy
     | SetConnection
     | SetKeyFile
+    | AddTarget
+    | RemoveTarget
     | Seal
     | SealStatus
     | SetBandwidth

@@ -320,10 +320,13 @@ class Books:
                 ).fetchall()
             )
             sizes = self._db.execute(
-                "SELECT disk, SUM(bytes) FROM queued WHERE ordinal IN"
-                " (SELECT ordinal FROM entry WHERE relationship = ?) GROUP BY disk",
-                (relationship,),
+                "SELECT disk, SUM(bytes) FROM queued WHERE relationship = ? GROUP BY disk", (relationship,)
             ).fetchall()
+            (first,) = self._db.execute(
+                "SELECT COALESCE(SUM(bytes), 0) FROM queued WHERE ordinal IN"
+                " (SELECT ordinal FROM entry WHERE relationship = ?)",
+                (relationship,),
+            ).fetchone()
             oldest = self._db.execute(
                 "SELECT ordinal, body FROM entry WHERE relationship = ? ORDER BY ordinal LIMIT 1",
                 (relationship,),
@@ -333,11 +336,13 @@ class Books:
                 points=sum(kinds.values()),
                 scans=scans,
                 bytes=dict(sizes),
+                first_bytes=first,
                 oldest=_entry(oldest) if oldest else None,
             )
 
-    def shipped(self, relationship: str, entry: Entry, at: str, seq: int) -> None:
-        """The entry is committed in the store (W3 done), at this time, as record `seq`: let it go.
+    def shipped(self, relationship: str, entry: Entry, at: str, seq: int) -> list[Path]:
+        """The entry is committed in the store (W3 done), at this time, as record `seq`: let it go. The files that
+        nothing names any more: none while a follower waits for them.
 
         Its logs go with it, so known hashes that have not learned it can only be filled from the store.
         """
@@ -352,6 +357,26 @@ class Books:
                 self._set(relationship, newest=entry.at)
                 if self.reporting:
                     made.note(db, Made(relationship, seq, entry.at, entry.consistency, entry.stored))
+            return [] if self.waits(entry.ordinal) else [Path(log.path) for log in entry.logs]
+
+    def waits(self, ordinal: int) -> bool:
+        """Whether the entry of this number waits for any target."""
+        with self.reading_db() as db:
+            found = db.execute(
+                "SELECT ordinal FROM entry WHERE ordinal = ? UNION SELECT ordinal FROM delivery WHERE ordinal = ?",
+                (ordinal, ordinal),
+            ).fetchone()
+            return found is not None
+
+    def waiting_logs(self, relationship: str) -> set[str]:
+        """The files that wait for any target."""
+        with self.reading_db() as db:
+            rows = db.execute(
+                "SELECT ordinal, body FROM entry WHERE relationship = ? UNION SELECT ordinal, body FROM delivery"
+                " WHERE follower IN (SELECT id FROM follower WHERE relationship = ?)",
+                (relationship, relationship),
+            ).fetchall()
+        return {log.path for row in rows for log in _entry(row).logs}
 
     def untold(self, most: int) -> list[Made]:
         """Committed points that were not `told` yet, the oldest first."""
@@ -372,10 +397,13 @@ class Books:
         """Give up the queued logs of these disks from the entry `since` on: they are compared anew.
 
         Returns the files that nothing names any more. Points that they were to become come to nothing;
-        what the entries say of other disks is kept and sent.
+        what the entries say of other disks is kept and sent. Followers are behind from here on: what comes builds
+        on what the first target has.
         """
         dropped = frozenset(disks)
         with self._write() as db:
+            followed = self.waiting_logs(relationship)
+            self._all_behind(relationship, "logs of a disk were dropped")
             freed = []
             for entry in self.queue(relationship):
                 if entry.ordinal < since:
@@ -389,17 +417,19 @@ class Books:
                         "UPDATE entry SET kind = ?, body = ? WHERE ordinal = ?",
                         (left.kind, _json(left), entry.ordinal),
                     )
-                    self._note_sizes(left)
+                    self._note_sizes(relationship, left)
             self.set_closing(relationship, 0)
             db.executemany(
                 "UPDATE disk SET scan = ?, scanned = 0, learned = ? WHERE relationship = ? AND id = ?",
                 [(reason, UNKNOWN, relationship, disk) for disk in dropped],
             )
-            return freed
+            left_over = followed - self.waiting_logs(relationship)
+            return sorted({*freed, *map(Path, left_over)})
 
     def diverged(self, relationship: str, committed: str, reason: str) -> None:
         """The replica is not what these books say: drop the queue, compare every disk with it anew."""
         with self._write() as db:
+            self._all_behind(relationship, "the first target's replica was not what was left there")
             db.execute("DELETE FROM entry WHERE relationship = ?", (relationship,))
             db.execute(
                 "UPDATE relationship SET committed = ?, closing = 0 WHERE id = ?", (committed, relationship)
@@ -423,6 +453,16 @@ class Books:
                 "INSERT OR REPLACE INTO statistics (relationship, body) VALUES (?, ?)", (relationship, body)
             )
 
+    def _all_behind(self, relationship: str, why: str) -> None:
+        with self._write() as db:
+            followers = "(SELECT id FROM follower WHERE relationship = ?)"
+            db.execute(f"DELETE FROM delivery WHERE follower IN {followers}", (relationship,))
+            db.execute(
+                "UPDATE follower SET stage = 'behind', base = '', why = ? WHERE relationship = ?"
+                " AND stage IN ('level', 'joining')",
+                (why, relationship),
+            )
+
     def _set(self, relationship: str, **columns: object) -> None:
         names = ", ".join(f"{name} = ?" for name in columns)
         with self._write() as db:
@@ -434,19 +474,36 @@ class Books:
             (relationship, entry.kind, _json(entry)),
         )
         entered = msgspec.structs.replace(entry, ordinal=cursor.lastrowid or 0)
-        self._note_sizes(entered)
+        self._note_sizes(relationship, entered)
+        self._db.execute(
+            "INSERT INTO delivery (follower, ordinal, bytes, body) SELECT id, ?, ?, ? FROM follower"
+            " WHERE relationship = ? AND stage IN ('level', 'joining')",
+            (entered.ordinal, entered.stored, _json(entry), relationship),
+        )
         return entered
 
-    def _note_sizes(self, entry: Entry) -> None:
+    def _note_sizes(self, relationship: str, entry: Entry) -> None:
         self._db.execute("DELETE FROM queued WHERE ordinal = ?", (entry.ordinal,))
         self._db.executemany(
-            "INSERT INTO queued (ordinal, disk, bytes) VALUES (?, ?, ?)",
+            "INSERT INTO queued (ordinal, disk, bytes, relationship) VALUES (?, ?, ?, ?)",
             [
-                (entry.ordinal, disk.id, sum(log.size for log in disk.logs))
+                (entry.ordinal, disk.id, sum(log.size for log in disk.logs), relationship)
                 for disk in entry.disks
                 if disk.logs
             ],
         )
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """For what keeps tables of its own in the books (followers.py)."""
+        with self._write() as db:
+            yield db
+
+    @contextmanager
+    def reading_db(self) -> Iterator[sqlite3.Connection]:
+        """Likewise, to read only."""
+        with self._reading():
+            yield self._db
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:

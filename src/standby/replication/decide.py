@@ -24,6 +24,7 @@ class TargetAction(StrEnum):
     ATTACH = "take the replica over"
     REFILL = "learn what the replica has"
     SHIP = "commit the oldest entry"
+    YIELD = "let another target come first"
 
 
 class View(NamedTuple):
@@ -32,7 +33,8 @@ class View(NamedTuple):
     tracked: change tracking is in order. attached: this agent owns the replica. unknown: a disk's known hashes
     are unusable. unlearned: they lack what the oldest entry holds, or the queue must be looked through.
     scanning: a disk's scan is not done. resync_open: disks may be compared now. full: no further log may be
-    written. crowded: a volume has too little room left and holds queued logs. closing: the point that closes
+    written. crowded: queued logs must give way: a volume has too little room left, or one target keeps what no other
+    waits for. yields: the first target is that one. closing: the point that closes
     the last scan waits. queued, queued_scans: entries that wait, and those of them that are a scan's.
     capture_due, ship_due: no error stands in the way. cycle_due: nor is it too early for the next point.
     """
@@ -52,6 +54,7 @@ class View(NamedTuple):
     capture_due: bool
     cycle_due: bool
     ship_due: bool
+    yields: bool = False
 
 
 _IDLE = (State.NEW, State.PAUSED, State.FENCED, State.SEALED)
@@ -97,7 +100,11 @@ def _agreed(view: View) -> bool:
 
 
 def target_action(view: View) -> TargetAction:
-    if view.state in _IDLE or not view.ship_due:
+    if view.state in _IDLE:
+        return TargetAction.WAIT
+    if view.yields:
+        return TargetAction.YIELD
+    if not view.ship_due:
         return TargetAction.WAIT
     if not view.attached:
         return TargetAction.ATTACH

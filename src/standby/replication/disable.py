@@ -23,13 +23,11 @@ def disable(books: Books, relationship_id: str, hypervisor: Hypervisor | None) -
             tracking.stop()
         finally:
             tracking.close()
-    queue = books.queue(relationship_id)
+    queue, logs = books.queue(relationship_id), books.waiting_logs(relationship_id)
     books.remove(relationship_id)
     # A kill here leaves files behind that nothing refers to; the other order would leave books that refer
     # to files that are gone.
-    for entry in queue:
-        for disk in entry.disks:
-            for log in disk.logs:
-                Path(log.path).unlink(missing_ok=True)
+    for path in logs:
+        Path(path).unlink(missing_ok=True)
     shutil.rmtree(books.folder / "known" / relationship_id, ignore_errors=True)
     return sum(entry.kind != "scan" for entry in queue)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection
 from datetime import tzinfo
 from typing import Final, NamedTuple, Protocol
 
+from standby import failpoints
 from standby.clock import Clock
 from standby.errors import Fenced, InvalidRequest, NeedsPerson, Recoverable, ResyncRequired, StandbyError
 from standby.hypervisor.base import Consistency
 from standby.hypervisor.meeting import Meeting
+from standby.objects.base import ObjectStore
 from standby.replica.documents import Record
 from standby.replication.agenda import turn
 from standby.replication.books import Books, BooksUnwritable
@@ -18,6 +20,7 @@ from standby.replication.chronicle import Chronicler
 from standby.replication.classification import Outcome, outcome
 from standby.replication.decide import SourceAction, TargetAction, View, source_action, target_action
 from standby.replication.entries import Entry
+from standby.replication.followers import Follower, Followers
 from standby.replication.hours import host_zone
 from standby.replication.policy import Policy
 from standby.replication.relationship import Relationship, Side, Trouble
@@ -28,6 +31,8 @@ from standby.replication.source import CycleReport, Source
 from standby.replication.standing import resync_opens
 from standby.replication.states import Event, State, after
 from standby.replication.target import Target
+
+_PROMOTED: Final = failpoints.declare("follow.promoted")
 
 LOOK: Final = 5.0
 """Seconds after which an engine that waits looks again at what nobody tells it: room, windows."""
@@ -78,8 +83,10 @@ class Engine:
         *,
         first_cycle: float = 0.0,
         tz: tzinfo | None = None,
+        stores: Callable[[str], ObjectStore] | None = None,
     ) -> None:
-        """first_cycle: seconds until the first cycle is due. tz: of the host's clock (its own).
+        """first_cycle: seconds until the first cycle is due. tz: of the host's clock (its own). stores: opens the
+        store of an address, for a machine with several targets.
 
         `changed` is called when somebody asked for something.
         """
@@ -90,6 +97,8 @@ class Engine:
         self._clock = clock
         self._observer = observer
         self._tz = tz or host_zone()
+        self._stores = stores
+        self._followers = Followers(books)
         self._chronicler = Chronicler(books, relationship, source.volumes, clock, self._tz)
         self._next_cycle = clock.monotonic() + first_cycle
         self._no_work_before = dict.fromkeys(Side, clock.monotonic())
@@ -119,6 +128,7 @@ class Engine:
     def retry_now(self) -> None:
         """Try again at once what waits for its time, or for a person."""
         self._books.clear_troubles(self._id)
+        self._followers.clear_troubles(self._id)
         self._no_work_before = dict.fromkeys(Side, self._clock.monotonic())
         self._next_cycle = self._clock.monotonic()
         self.changed()
@@ -184,6 +194,13 @@ class Engine:
         self._source_anew()
         self.changed()
 
+    def fenced_elsewhere(self) -> None:
+        """Another writer took the replica of a further target: the machine may run elsewhere, so it is captured
+        no more."""
+        if self._state() not in (State.FENCED, State.SEALED):
+            self._apply(Event.FENCED)
+        self.changed()
+
     @property
     def last_cut(self) -> float | None:
         """Seconds that the last cut was open."""
@@ -212,6 +229,9 @@ class Engine:
         sizes = {disk.id: disk.size for disk in relationship.disks}
         volumes = self._source.volumes()
         oldest = queue.oldest
+        filled = full(relationship.policy, sizes, queue.bytes, volumes)
+        pressed = bool(crowded(relationship.policy, queue.bytes, volumes))
+        late, heir = self._giving_way() if filled or pressed else (None, None)
         return View(
             state=relationship.status.state,
             tracked=self._source.ready,
@@ -222,8 +242,9 @@ class Engine:
             queued=queue.length,
             queued_scans=queue.scans,
             resync_open=self._resync_open(relationship),
-            full=full(relationship.policy, sizes, queue.bytes, volumes),
-            crowded=bool(crowded(relationship.policy, queue.bytes, volumes)),
+            full=filled,
+            crowded=late is not None or (pressed and heir is None),
+            yields=heir is not None,
             closing=relationship.closing > 0,
             capture_due=self._due(relationship, Side.CAPTURE),
             cycle_due=self._due(relationship, Side.CAPTURE) and self._clock.monotonic() >= self._next_cycle,
@@ -307,7 +328,7 @@ class Engine:
             # The cycle is missed; the next one takes what it would have taken.
             self._note(Side.CAPTURE, error)
         except (OSError, MemoryError) as error:
-            self._note(Side.CAPTURE, _of_host(error, self._relationship().machine))
+            self._note(Side.CAPTURE, of_host(error, self._relationship().machine))
 
     def target_step(self) -> TargetAction:
         """Do what is next with the store. Raises Fenced, Bug."""
@@ -316,6 +337,7 @@ class Engine:
             TargetAction.ATTACH: self._attach,
             TargetAction.REFILL: self._refill,
             TargetAction.SHIP: self._ship,
+            TargetAction.YIELD: self._yield,
         }
         if action in doing:
             try:
@@ -325,7 +347,7 @@ class Engine:
                 # Captures go on meanwhile.
                 self._note(Side.SEND, error)
             except (OSError, MemoryError) as error:
-                self._note(Side.SEND, _of_host(error, self._relationship().machine))
+                self._note(Side.SEND, of_host(error, self._relationship().machine))
             except ResyncRequired as error:
                 # Nothing is sent until the source has looked through the queue.
                 self._queue_damaged = True
@@ -349,6 +371,12 @@ class Engine:
 
     def _make_room(self) -> None:
         relationship = self._relationship()
+        late, _ = self._giving_way()
+        if late is not None:
+            why = "what waited for it took the room that logs may take"
+            for path in self._followers.fall_behind(self._id, late.id, why):
+                path.unlink(missing_ok=True)
+            return
         queue = self._books.queued(self._id)
         disks = crowded(relationship.policy, queue.bytes, self._source.volumes())
         self._source.drop(disks, Reason.BACKLOG)
@@ -395,6 +423,23 @@ class Engine:
         """A cycle is due and may not be made."""
         self._chronicler.missed(self._relationship(), 1)
         self._turn(self._clock.monotonic())
+
+    def _giving_way(self) -> tuple[Follower | None, Follower | None]:
+        """The follower that keeps what no other target waits for; or, if the first target is that one, the
+        follower that may come first instead."""
+        late = self._followers.laggard(self._id)
+        return late, None if late or self._stores is None else self._followers.heir(self._id)
+
+    def _yield(self) -> None:
+        _, heir = self._giving_way()
+        if heir is None or self._stores is None:
+            return
+        why = "what waited for it took the room that logs may take, and another target came first"
+        freed = self._followers.promote(heir, why)
+        _PROMOTED.reach()
+        for path in freed:
+            path.unlink(missing_ok=True)
+        self._target.move(self._stores(heir.store))
 
     def _attach(self) -> None:
         if not self._target.attach():
@@ -510,7 +555,7 @@ def _unlearned(entry: Entry, relationship: Relationship) -> bool:
     )
 
 
-def _of_host(error: OSError | MemoryError, machine: str) -> HostBusy | HostRefused:
+def of_host(error: OSError | MemoryError, machine: str) -> HostBusy | HostRefused:
     """Raises the error itself where it can only be a bug."""
     found = outcome(error)
     if found is Outcome.BUG:

@@ -90,11 +90,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """The entries that wait, in short. bytes: of logs, by disk. oldest: the next to be committed."""
+    """The entries that wait for the first target, in short. bytes: of all logs that wait, for whichever target, by
+    disk, each counted once; first_bytes: of those that wait for the first. oldest: the next to be committed."""
 
     points: int
     scans: int
     bytes: Mapping[str, int]
+    first_bytes: int
     oldest: Entry | None
 
     @property

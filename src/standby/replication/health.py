@@ -82,8 +82,8 @@ class Facts:
     before_pause: the state that was paused. newest_point: the instant of the newest committed point.
     last_sync: when a record was last committed. statistics: of the running interval. disks: those that must
     be compared. scanned: share of a running scan that is done. forecasts: sentences about limits that come
-    near. suspicious: of the newest points, a sentence if they look as if somebody encrypted the disks. agent: an
-    agent is at work.
+    near. targets: sentences about further targets that are not level. suspicious: of the newest points, a sentence if
+    they look as if somebody encrypted the disks. agent: an agent is at work.
     """
 
     state: State
@@ -95,6 +95,7 @@ class Facts:
     disks: Mapping[str, Compared] = field(default_factory=dict)
     scanned: float | None = None
     forecasts: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     suspicious: str = ""
     agent: bool = True
 
@@ -121,7 +122,7 @@ def health(facts: Facts, now: datetime, tz: tzinfo) -> Health:
         *_of_problems(facts, now, tz),
         *_of_times(facts, now, tz),
         *_of_statistics(facts),
-        *(Reason(Level.WARNING, text) for text in facts.forecasts),
+        *(Reason(Level.WARNING, text) for text in (*facts.targets, *facts.forecasts)),
         *_of_changes(facts),
     ]
     # Stable: reasons of one level stay in the order above.

@@ -59,6 +59,34 @@ CREATE TABLE made (
   stored INTEGER NOT NULL, PRIMARY KEY (relationship, seq)) STRICT;
 CREATE INDEX made_at ON made (at, relationship, seq);
 """,
+    """
+CREATE TABLE follower (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  relationship TEXT NOT NULL REFERENCES relationship(id) ON DELETE CASCADE,
+  store TEXT NOT NULL, replica TEXT NOT NULL, stage TEXT NOT NULL, base TEXT NOT NULL DEFAULT '',
+  committed TEXT NOT NULL DEFAULT '', newest TEXT NOT NULL DEFAULT '', synced TEXT NOT NULL DEFAULT '',
+  why TEXT NOT NULL DEFAULT '', taking_over INTEGER NOT NULL DEFAULT 0, trouble TEXT NOT NULL DEFAULT '') STRICT;
+CREATE TABLE delivery (
+  follower INTEGER NOT NULL REFERENCES follower(id) ON DELETE CASCADE,
+  ordinal INTEGER NOT NULL, bytes INTEGER NOT NULL, body TEXT NOT NULL,
+  PRIMARY KEY (follower, ordinal)) STRICT;
+CREATE INDEX delivery_of ON delivery (ordinal);
+ALTER TABLE queued RENAME TO queued_before;
+CREATE TABLE queued (
+  ordinal INTEGER NOT NULL, disk TEXT NOT NULL, bytes INTEGER NOT NULL, relationship TEXT NOT NULL,
+  PRIMARY KEY (ordinal, disk)) STRICT;
+INSERT INTO queued SELECT queued_before.ordinal, disk, bytes, relationship
+  FROM queued_before JOIN entry ON entry.ordinal = queued_before.ordinal;
+DROP TABLE queued_before;
+CREATE INDEX queued_of ON queued (relationship);
+CREATE TRIGGER entry_gone AFTER DELETE ON entry
+  WHEN NOT EXISTS (SELECT 1 FROM delivery WHERE ordinal = OLD.ordinal)
+  BEGIN DELETE FROM queued WHERE ordinal = OLD.ordinal; END;
+CREATE TRIGGER delivery_gone AFTER DELETE ON delivery
+  WHEN NOT EXISTS (SELECT 1 FROM delivery WHERE ordinal = OLD.ordinal)
+  AND NOT EXISTS (SELECT 1 FROM entry WHERE ordinal = OLD.ordinal)
+  BEGIN DELETE FROM queued WHERE ordinal = OLD.ordinal; END;
+""",
 )
 """Each brings the tables from the version of its place to the next (PRAGMA user_version)."""
 

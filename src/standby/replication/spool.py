@@ -98,8 +98,7 @@ class Spool:
 
     def remove_orphans(self, relationship: Relationship) -> None:
         """Remove logs of ours that no entry names: unfinished ones, and those committed already."""
-        queue = self._books.queue(relationship.id)
-        named = {log.path for entry in queue for disk in entry.disks for log in disk.logs}
+        named = self._books.waiting_logs(relationship.id)
         for disk in relationship.disks:
             for path in self.folder(relationship, disk.id).glob(f"{disk.id}-{relationship.id}-*.hrl"):
                 if str(path) not in named:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 
 from standby.replica import suspicion
 from standby.replication import health, resync, statistics
 from standby.replication.chronicle import Chronicle
 from standby.replication.entries import Queue
+from standby.replication.followers import Follower, Stage
 from standby.replication.forecast import Backlog, Room, backlog, room
 from standby.replication.health import Compared, Facts, Health, Problem
 from standby.replication.relationship import DiskBook, Relationship, Trouble
@@ -16,14 +18,29 @@ from standby.replication.states import State
 
 
 def health_of(
-    relationship: Relationship, queue: Queue, found: Chronicle, now: datetime, tz: tzinfo, *, agent: bool
+    relationship: Relationship,
+    queue: Queue,
+    found: Chronicle,
+    now: datetime,
+    tz: tzinfo,
+    *,
+    agent: bool,
+    followers: Sequence[Follower] = (),
 ) -> Health:
-    """agent: whether one is at work on its books. Pure."""
-    return health.health(facts(relationship, queue, found, now, tz, agent=agent), now, tz)
+    """agent: whether one is at work on its books. followers: its further targets. Pure."""
+    told = facts(relationship, queue, found, now, tz, agent=agent, followers=followers)
+    return health.health(told, now, tz)
 
 
 def facts(
-    relationship: Relationship, queue: Queue, found: Chronicle, now: datetime, tz: tzinfo, *, agent: bool
+    relationship: Relationship,
+    queue: Queue,
+    found: Chronicle,
+    now: datetime,
+    tz: tzinfo,
+    *,
+    agent: bool,
+    followers: Sequence[Follower] = (),
 ) -> Facts:
     """What health is computed from. Pure."""
     policy = relationship.policy
@@ -44,7 +61,11 @@ def facts(
         newest_point=datetime.fromisoformat(relationship.newest) if relationship.newest else None,
         last_sync=datetime.fromisoformat(relationship.synced) if relationship.synced else None,
         statistics=statistics.rolled(found.history, now, policy.monitoring, tz).current,
-        problems=tuple(_problem(one) for one in (relationship.send, relationship.capture) if one),
+        problems=(
+            *(_problem(one) for one in (relationship.send, relationship.capture) if one),
+            *(_problem(one.trouble, f"Target {one.store}: ") for one in followers if one.trouble),
+        ),
+        targets=tuple(told for one in followers if (told := _standing(one, now))),
         disks={disk.id: _compared(disk, opens) for disk in scanned},
         scanned=sum(disk.scanned for disk in scanned) / total if total else None,
         forecasts=tuple(one.sentence(now, tz) for one in forecasts if one.presses(now)),
@@ -85,7 +106,24 @@ def _compared(disk: DiskBook, opens: datetime | None) -> Compared:
     return Compared(why=told.why, opens=opens, action=told.operator)
 
 
-def _problem(trouble: Trouble) -> Problem:
+def _standing(follower: Follower, now: datetime) -> str:
+    """What there is to say of a further target but its trouble; "" if it is well."""
+    if follower.stage in (Stage.BEHIND, Stage.JOINING):
+        return (
+            f"Target {follower.store} is being compared with the first one, as {follower.why or 'it joins'}."
+        )
+    if (
+        follower.newest
+        and follower.queued
+        and now - datetime.fromisoformat(follower.newest) >= health.LAST_SYNC
+    ):
+        return (
+            f"Target {follower.store}: its newest point is of {follower.newest[:19]}, {follower.queued} wait."
+        )
+    return ""
+
+
+def _problem(trouble: Trouble, where: str = "") -> Problem:
     retry_at = datetime.fromtimestamp(trouble.retry_at, UTC) if trouble.retry_at is not None else None
     since = datetime.fromtimestamp(trouble.first, UTC)
-    return Problem(text=trouble.error, since=since, failures=trouble.failures, retry_at=retry_at)
+    return Problem(text=f"{where}{trouble.error}", since=since, failures=trouble.failures, retry_at=retry_at)

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from standby import failpoints
 from standby.clock import Clock
 from standby.errors import Damaged
 from standby.objects.base import ObjectMissing, ObjectStore
-from standby.replica.documents import DiskState, Record
+from standby.replica.documents import Record
 from standby.replica.format import block_count
 from standby.replica.image import REGION_BLOCKS
 from standby.replica.journal import ReplicaLog, read_head
 from standby.replica.keys import Key
 from standby.replica.log import LogDamaged
 from standby.replica.plan import last_state
-from standby.replica.writer import Draft, NewId, Writer, attach
+from standby.replica.writer import NewId, Writer, attach
 from standby.replication.books import Books
 from standby.replication.entries import Entry
 from standby.replication.known import KnownBlocks
 from standby.replication.relationship import UNKNOWN, DiskBook
 from standby.replication.resync import Reason
+from standby.replication.sending import send
 from standby.replication.unlock import key_of
 
-_UPLOADED: Final = failpoints.declare("ship.uploaded")
-_COMMITTED: Final = failpoints.declare("ship.committed")
 _NOTED: Final = failpoints.declare("ship.noted")
 _DELETED: Final = failpoints.declare("ship.deleted")
 _REFILLED: Final = failpoints.declare("target.refilled")
@@ -156,41 +152,18 @@ class Target:
             self._forget(entry, newest)
             return newest
         try:
-            states = self._uploaded(self._writer, entry)
+            record = send(self._writer, entry, self._books.get(self._id).policy.upload_threads)
         except LogDamaged as error:
             # Gone, it is found to be lost when the queue is looked through (source.py).
             error.path.unlink(missing_ok=True)
             raise
-        _UPLOADED.reach()
-        record = self._writer.commit(
-            Draft(
-                kind=entry.kind,
-                nonce=entry.nonce,
-                at=entry.at,
-                disks=states,
-                consistency=entry.consistency,
-                note=entry.note,
-                machine=entry.machine,
-                group=entry.group or msgspec.UNSET,
-            )
-        )
-        _COMMITTED.reach()
         self._forget(entry, record)
         return record
 
-    def _uploaded(self, writer: Writer, entry: Entry) -> tuple[DiskState, ...]:
-        """W1, for several logs at once (Azure Site Recovery: UploadThreadsPerVM)."""
-        sealed = [log.sealed(disk.id) for disk in entry.disks for log in disk.logs]
-        threads = self._books.get(self._id).policy.upload_threads
-        if len(sealed) > 1 and threads > 1:
-            with ThreadPoolExecutor(min(threads, len(sealed))) as pool:
-                put = dict(zip(sealed, pool.map(writer.upload, sealed), strict=True))
-        else:
-            put = {log: writer.upload(log) for log in sealed}
-        return tuple(
-            DiskState(id=disk.id, size=disk.size, logs=tuple(put[log.sealed(disk.id)] for log in disk.logs))
-            for disk in entry.disks
-        )
+    def move(self, store: ObjectStore) -> None:
+        """Another target comes first from here on. While nothing is under way with the store."""
+        self.let_go()
+        self._store = store
 
     def let_go(self) -> None:
         """Forget the attachment: the next one takes a new epoch."""
@@ -199,9 +172,8 @@ class Target:
     def _forget(self, entry: Entry, record: Record) -> None:
         """W4."""
         with self._books.learning:
-            self._books.shipped(self._id, entry, self._clock.now().isoformat(), record.seq)
+            freed = self._books.shipped(self._id, entry, self._clock.now().isoformat(), record.seq)
         _NOTED.reach()
-        for disk in entry.disks:
-            for log in disk.logs:
-                Path(log.path).unlink(missing_ok=True)
+        for path in freed:
+            path.unlink(missing_ok=True)
         _DELETED.reach()
