@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,7 +84,11 @@ def database_url(request, tmp_path) -> str:
     if request.param == "sqlite":
         file = shutil.copy(request.getfixturevalue("empty_file"), tmp_path / "vault.sqlite")
         return f"sqlite:///{file}"
-    return request.getfixturevalue("server_url")
+    url: str = request.getfixturevalue("server_url")
+    with closing(Database(url)) as database, database.engine.begin() as connection:
+        tables = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {tables} CASCADE"))
+    return url
 
 
 @pytest.fixture
@@ -94,10 +99,6 @@ def clock() -> Hand:
 @pytest.fixture
 def vault(database_url, clock) -> Iterator[Vault]:
     database = Database(database_url)
-    if not database.lite:
-        tables = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
-        with database.engine.begin() as connection:
-            connection.execute(text(f"TRUNCATE {tables} CASCADE"))
     yield Vault(database, clock)
     database.close()
 
