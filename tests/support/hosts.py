@@ -15,7 +15,9 @@ from pathlib import Path
 
 from tests.hypervisor.processes import wait_for
 
-NETWORK = "10.231.47"
+NETWORK = f"10.231.{os.getpid() % 251}"
+"""Of this process: tests of several run side by side."""
+
 STORE = f"{NETWORK}.1"
 _CLONE_NEWNET = 0x40000000
 _OWN = Path("/proc/thread-self/ns/net")
