@@ -130,12 +130,15 @@ class _Events:
     def cycle(self, report: CycleReport) -> None:
         with self._changed:
             self._cycles[report.entry.nonce] = report
+            self._changed.notify_all()
 
     def committed(self, record: Record) -> None:
         sent = sum(log.size for disk in record.disks for log in disk.logs)
         with self._changed:
             self.records.append(record)
             if record.is_point:
+                # The store's side may have sent it before the machine's side came to tell of it.
+                self._changed.wait_for(lambda: record.nonce in self._cycles, 60)
                 report = self._cycles.pop(record.nonce)
                 before = self.points[-1].record if self.points else None
                 point = Point(
