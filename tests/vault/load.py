@@ -55,6 +55,9 @@ async def measured(processes: list[Process], arguments: argparse.Namespace) -> b
         p50, p99 = quantile(times[kind], 0.5), quantile(times[kind], 0.99)
         good &= p99 < GOAL or kind == "begin"
         print(f"{kind:10} {len(times[kind]):6} calls  p50 {p50 * 1000:6.1f} ms  p99 {p99 * 1000:6.1f} ms")
+    # Attempts that the times do not count: a figure is worth nothing where there are any.
+    print(f"attempts: {balanced.lost} without an answer, {balanced.statuses[503]} answered 503")
+    good &= not (balanced.lost or balanced.statuses[503])
     started = fleet.started()
     lost = fleet.begun - set(started)
     twice = [job for job, count in started.items() if count > 1]

@@ -11,6 +11,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from standby.errors import InvalidRequest
+from standby.vault.heartbeat import EVERY
+
+KEPT_OPEN: Final = int(15 * EVERY)
+"""Seconds for which an idle connection stays. uvicorn's own 5 s are just the time between two heartbeats: a beat that
+was sent as the connection was closed got no answer."""
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
@@ -76,6 +81,7 @@ class Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEPT_OPEN,
             timeout_graceful_shutdown=5,
         )
         server = self._server = uvicorn.Server(config)
