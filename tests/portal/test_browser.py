@@ -11,14 +11,16 @@ from playwright.sync_api import Browser, expect
 from standby.link.messages import WorkReport, WorkState
 from standby.vault import overview
 from standby.vault.jobs import JobState
-from tests.portal.browsing import axe, chromium, opened, served
+from tests.portal.browsing import axe, chromium, opened
 from tests.portal.scene import tasks
 from tests.portal.test_pages import machine
+from tests.vault.served import serving
 
 pytestmark = pytest.mark.slow
 
 PAGES = ("/", "/machines", "/machines/{ldap}", "/machines/{wiki}", "/jobs", "/jobs/{failed}", "/infrastructure",
-         "/policies", "/alerts", "/account", "/machines/{wiki}/begin/failover", "/users", "/audit")  # fmt: skip
+         "/policies", "/plans", "/plans/new", "/alerts", "/account", "/machines/{wiki}/begin/failover", "/users",
+         "/audit")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def url(day) -> Iterator[str]:
-    with served(day.app) as found:
+    with serving(day.app) as found:
         yield found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -41,6 +42,11 @@ class Job:
         self._tasks: dict[str, TaskReport] = {}
         self._cancelled = False
         self._may_cancel = True
+
+    @property
+    def tag(self) -> str:
+        """Of the run directory that it makes: of the job's id, so that who carries it out after a kill finds it."""
+        return blake2b(self.order.job.encode(), digest_size=8).hexdigest()
 
     def expect(self, names: Iterable[str]) -> None:
         """Tasks that will come, in order."""

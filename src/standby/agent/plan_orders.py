@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +18,9 @@ from standby.recovery.plan_document import Kind, Manual, Member, PlanRefused, pa
 from standby.recovery.plan_host import Here
 from standby.recovery.plan_record import PlanRow, PlanRun, PlanStopped
 from standby.recovery.plan_steps import Part, Phase, PlanStep, Stand, action_of
-from standby.recovery.run_directory import FAILOVERS, TESTS
+from standby.recovery.run_directory import FAILOVERS, PLANS, TESTS
 from standby.replication.books import Books
 
-PLANS: Final = "plans"
 _RUN: Final = "Running the plan"
 _CLEAN: Final = "Ending its machines"
 
@@ -45,10 +43,9 @@ class PlanOrders:
         job.no_return()
         root = (self._folder / PLANS).resolve()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tag = blake2b(job.order.job.encode(), digest_size=8).hexdigest()
-        run = Path(work.run) if work.run else root / tag
+        run = Path(work.run) if work.run else root / job.tag
         if not run.exists():
-            self._create(work, root, tag)
+            self._create(work, root, job.tag)
         job.result |= {"run": str(run), f"plan-{work.part}": str(run)}
         found = plan_record.look(run)
         if work.answered and found.phase is Phase.WAITING:

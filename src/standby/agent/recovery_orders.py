@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import singledispatchmethod
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -248,7 +247,7 @@ class RecoveryOrders:
     def _run_of(self, job: Job, kind: str) -> Path:
         root = (self._folder / kind).resolve()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return root / blake2b(job.order.job.encode(), digest_size=8).hexdigest()
+        return root / job.tag
 
     def _changed(self, run: Path, point: str, facts: Mapping[str, str]) -> bool:
         """Whether a killed process has changed the point: a machine was started since, of that point."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -89,18 +90,18 @@ def task_lines(job: Any) -> list[tuple[str, str]]:
     return lines
 
 
-class _Show:
+class _Show(ABC):
     def __enter__(self) -> _Show:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:  # noqa: B027 - most have nothing to end
         pass
 
-    def job(self, job: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def job(self, job: Any) -> None: ...
 
-    def away(self, error: StandbyError) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def away(self, error: StandbyError) -> None: ...
 
 
 class _Json(_Show):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -28,12 +28,11 @@ from standby.recovery.plan_document import Kind, Member, Plan, PlanRefused, prob
 from standby.recovery.plan_host import Here
 from standby.recovery.plan_record import PlanRun, PlanStopped
 from standby.recovery.plan_steps import Part, Phase
-from standby.recovery.run_directory import FAILOVERS, TESTS
+from standby.recovery.run_directory import FAILOVERS, PLANS, TESTS
 from standby.recovery.split_brain import CONFIRM
 
 app = typer.Typer(cls=Group)
 
-PLANS: Final = "plans"
 """Where runs of plans are, within the state directory."""
 
 PlanFile = Annotated[Path, typer.Argument(metavar="FILE", help="The plan: .toml or .json (docs/plans.md).")]

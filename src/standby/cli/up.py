@@ -6,8 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,6 @@ import typer
 
 from standby.agent import daemon, link_state
 from standby.agent.discovery import SOCKETS
-from standby.agent.engines import Engines
 from standby.agent.link_client import VaultClient
 from standby.agent.membership import linked
 from standby.agent.memory import give_back_large
@@ -96,13 +94,12 @@ def up(
         server.start(web)
         _join(vault, folder, url, authority)
         say(stderr(), f"The portal is at {url}")
-
-        @contextmanager
-        def beside(engines: Engines) -> Iterator[None]:
-            with linked(books, engines, clock, sockets=sockets.absolute()):
-                yield
-
-        daemon.run(books, clock, stop, beside=beside)
+        daemon.run(
+            books,
+            clock,
+            stop,
+            beside=lambda engines: linked(books, engines, clock, sockets=sockets.absolute()),
+        )
 
 
 def _join(vault: Vault, folder: Path, url: str, authority: str) -> None:

@@ -30,6 +30,7 @@ from standby.replica.cipher import Cipher
 
 TESTS: Final = "tests"
 FAILOVERS: Final = "failovers"
+PLANS: Final = "plans"
 """Where run directories are, within an agent's state directory."""
 
 ORDER: Final = "order.json"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import alembic.command
 import alembic.config
@@ -15,12 +15,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError as BadUrl
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from standby.errors import InvalidRequest, NeedsPerson, Recoverable
-
-T = TypeVar("T")
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x5741_4C54
@@ -110,14 +108,6 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
-
-
-def unless_there(work: Callable[[], T], otherwise: Callable[[], T]) -> T:
-    """What `work` gives; what `otherwise` gives where a row like it is there already. Each in a session of its own."""
-    try:
-        return work()
-    except IntegrityError:
-        return otherwise()
 
 
 def _words(error: DBAPIError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -367,17 +367,15 @@ def _observed(
         if job is None:
             continue
         if one.open:
-            _observed_tasks(session, job, one.tasks, lambda state: state)
+            _follow_tasks(session, job, one.tasks)
         else:
             done = observe.finished(one.kind, standing)
             job.state, job.ended = (JobState.SUCCEEDED if done else JobState.CANCELLED), now
             end = TaskState.SUCCEEDED if done else TaskState.SKIPPED
-            _observed_tasks(
-                session,
-                job,
-                (),
-                lambda state, end=end: state if state == TaskState.SUCCEEDED else end,  # type: ignore[misc]
-            )
+            for row in session.scalars(
+                select(Task).where(Task.job == job.id, Task.state != TaskState.SUCCEEDED)
+            ):
+                row.state = end.value
             add_event(
                 vault,
                 session,
@@ -389,9 +387,7 @@ def _observed(
             )
 
 
-def _observed_tasks(
-    session: Session, job: Job, told: tuple[TaskReport, ...], end: Callable[[str], str]
-) -> None:
+def _follow_tasks(session: Session, job: Job, told: tuple[TaskReport, ...]) -> None:
     rows = {one.name: one for one in session.scalars(select(Task).where(Task.job == job.id))}
     for one in told:
         row = rows.get(one.name)
@@ -402,8 +398,6 @@ def _observed_tasks(
             session.add(row)
         if row.state != one.state.value or row.progress != one.progress:
             row.state, row.progress, row.detail = one.state.value, one.progress, one.detail
-    for row in rows.values():
-        row.state = end(row.state)
 
 
 def _sample(session: Session, row: Relationship, standing: Standing, now: datetime) -> None:

@@ -143,13 +143,7 @@ def register(vault: Vault, asked: Registration, address: str) -> Registered:
                 site=site.id,
                 name=asked.name,
                 version=asked.version,
-                instance="",
                 registered=now,
-                skew=0.0,
-                silent=False,
-                revoked=False,
-                upkeep=False,
-                runs=[],
             )
             session.add(host)
             session.flush()

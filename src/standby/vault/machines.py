@@ -220,15 +220,13 @@ def begin(
     if spec is None or spec.observed:
         kinds = ", ".join(name for name, one in KINDS.items() if not one.observed)
         raise InvalidRequest(f"there is no job {kind!r}", subject=key, hint=f"choose one of {kinds}")
-    if once and (known := _begun(vault, actor, key, kind, once)):
-        return known
-    try:
-        return _begin(vault, actor, key, spec, kind, params, confirm=confirm, once=once)
-    except Conflict:
-        # The same call, sent again while the first was still under way, was in its own way.
-        if once and (known := _begun(vault, actor, key, kind, once)):
-            return known
-        raise
+    return queue.once_only(
+        vault,
+        actor,
+        once,
+        lambda session, job: job.kind == kind and job.machine == find_machine(session, key).id,
+        lambda: _begin(vault, actor, key, spec, kind, params, confirm=confirm, once=once),
+    )
 
 
 def _begin(
@@ -259,15 +257,6 @@ def _begin(
                 "it is protected already", subject=machine.name, hint=f"`standby vm show {machine.name}`"
             )
         return queue.add(vault, transaction, actor, kind, subject, machine, full, once=once)
-
-
-def _begun(vault: Vault, actor: Actor, key: str, kind: str, once: str) -> Job | None:
-    """The job that this idempotency key began. Raises Conflict if that was another call."""
-    with vault.session() as session:
-        job = queue.begun(session, actor, once)
-        if job and (job.kind != kind or job.machine != find_machine(session, key).id):
-            raise queue.reused(once)
-        return job
 
 
 def subject_of(session: Session, machine: Machine, *, recovery: str = "") -> planning.Subject:

@@ -10,13 +10,14 @@ import apprise
 import httpx
 from sqlalchemy import select
 
+from standby.replication.retry import wait_seconds
 from standby.vault.core import Vault
 from standby.vault.schema import Alert, Channel, Delivery
 
 log = logging.getLogger(__name__)
 
-DELAYS: Final = tuple(timedelta(minutes=one) for one in (1, 2, 4, 8, 10)) + (timedelta(minutes=30),) * 46
-"""Between attempts; then it is given up."""
+TRIED_AGAIN: Final = 51
+"""Times, after the waits of `replication.retry`: about a day; then it is given up."""
 
 _LIMIT: Final = 10.0
 
@@ -39,7 +40,8 @@ def deliver(vault: Vault, *, most: int = 20) -> int:
             alert, channel = session.get_one(Alert, row.alert), session.get_one(Channel, row.channel)
             due.append(_Due(row.id, row.what, alert, channel))
             row.attempts += 1
-            row.due = now + DELAYS[row.attempts - 1] if row.attempts <= len(DELAYS) else None
+            wait = timedelta(seconds=wait_seconds(row.attempts))
+            row.due = now + wait if row.attempts <= TRIED_AGAIN else None
     sent = 0
     for one in due:
         error = send(one.channel.kind, one.channel.target, _message(one))

@@ -85,9 +85,20 @@ def begin(
         )
     kind = Kind(kind_name)
     name = JOBS[kind]
-    if once and (known := _begun(vault, actor, key, name, once)):
-        return known
-    with vault.audited(actor, KINDS[name].title, key, {"kind": kind_name}) as session:
+    return queue.once_only(
+        vault,
+        actor,
+        once,
+        lambda session, job: job.kind == name and job.subject == find_plan(session, key).name,
+        lambda: _begin(vault, actor, key, kind, confirm=confirm, source_down=source_down, once=once),
+    )
+
+
+def _begin(
+    vault: Vault, actor: Actor, key: str, kind: Kind, *, confirm: str, source_down: bool, once: str
+) -> Job:
+    name = JOBS[kind]
+    with vault.audited(actor, KINDS[name].title, key, {"kind": kind.value}) as session:
         actor.must(KINDS[name].role, f"{KINDS[name].title} {key}")
         row = find_plan(session, key)
         if KINDS[name].dangerous and confirm != row.name:
@@ -103,19 +114,6 @@ def begin(
         return queue.add(
             vault, session, actor, name, _subject(row.name, row.host, source), None, params, once=once
         )
-
-
-def _begun(vault: Vault, actor: Actor, key: str, kind: str, once: str) -> Job | None:
-    """The run that this idempotency key began. Raises Conflict if that was another call."""
-    with vault.session() as session:
-        job = session.scalar(select(Job).where(Job.by == actor.name, Job.once == once))
-        if job is not None and (job.kind != kind or job.subject != find_plan(session, key).name):
-            raise Conflict(
-                "this idempotency key was used for another call",
-                subject=once,
-                hint="use a new key for each thing that is to be done once",
-            )
-        return job
 
 
 def clean_up(vault: Vault, actor: Actor, job_id: str) -> Job:

@@ -6,7 +6,7 @@ a part is with at most one agent (its lease grows when it is handed over); a rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -68,16 +68,7 @@ def add(
         once=once or None,
         created=vault.clock.now(),
     )
-    try:
-        with session.begin_nested():
-            session.add(job)
-            session.flush()
-    except IntegrityError as error:
-        raise Conflict(
-            "another job is under way with it",
-            subject=subject.machine,
-            hint="wait for its end, or cancel it (`standby job list` shows it)",
-        ) from error
+    _insert(session, job)
     for part, names in enumerate((KINDS[kind].tasks, KINDS[kind].second)):
         for ordinal, name in enumerate(names):
             session.add(Task(job=job.id, part=part, ordinal=ordinal, name=name, state=TaskState.PENDING))
@@ -208,6 +199,36 @@ def begun(session: Session, actor: Actor, once: str) -> Job | None:
     return session.scalar(select(Job).where(Job.by == actor.name, Job.once == once)) if once else None
 
 
+def once_only(
+    vault: Vault,
+    actor: Actor,
+    once: str,
+    same: Callable[[Session, Job], bool],
+    begin: Callable[[], Job],
+) -> Job:
+    """The job that `begin` begins; where the idempotency key began one before, that one.
+
+    same: whether that one is of the same call. Raises what `begin` raises, Conflict if it is not.
+    """
+
+    def before() -> Job | None:
+        with vault.session() as session:
+            job = begun(session, actor, once)
+            if job and not same(session, job):
+                raise reused(once)
+            return job
+
+    if known := before():
+        return known
+    try:
+        return begin()
+    except Conflict:
+        # The same call, sent again while the first was still under way, was in its own way.
+        if known := before():
+            return known
+        raise
+
+
 def act(vault: Vault, actor: Actor, job_id: str, action: Action, *, once: str = "") -> Job:
     """Cancel, restart or continue. Returns the job, or the new one of a restart. Raises NotFound, Conflict.
 
@@ -271,14 +292,7 @@ def _again(vault: Vault, session: Session, actor: Actor, job: Job, once: str) ->
         once=once or None,
         created=vault.clock.now(),
     )
-    try:
-        with session.begin_nested():
-            session.add(fresh)
-            session.flush()
-    except IntegrityError as error:
-        raise Conflict(
-            "another job is under way with it", subject=job.subject, hint="wait for its end, or cancel it"
-        ) from error
+    _insert(session, fresh)
     for old in session.scalars(select(Task).where(Task.job == job.id).order_by(Task.part, Task.ordinal)):
         done = old.part < job.part
         session.add(
@@ -293,6 +307,20 @@ def _again(vault: Vault, session: Session, actor: Actor, job: Job, once: str) ->
             )
         )
     return fresh
+
+
+def _insert(session: Session, job: Job) -> None:
+    """Raises Conflict where another one acts on the machine, or the idempotency key was used."""
+    try:
+        with session.begin_nested():
+            session.add(job)
+            session.flush()
+    except IntegrityError as error:
+        raise Conflict(
+            "another job is under way with it",
+            subject=job.subject,
+            hint="wait for its end, or cancel it (`standby job list` shows it)",
+        ) from error
 
 
 def _next_part(session: Session, job: Job, part: int) -> None:

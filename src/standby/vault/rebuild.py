@@ -130,7 +130,6 @@ def _add(
         told=standing.id,
         machine=machine.id,
         host=machine.host,
-        revision=0,
         store=standing.store,
         replica=standing.replica,
         replica_id=standing.replica_id,
@@ -142,8 +141,6 @@ def _add(
         standing=msgspec.to_builtins(standing),
         reported=now,
         since=now,
-        ended=False,
-        superseded=False,
     )
     session.add(row)
     session.flush()
@@ -167,14 +164,8 @@ def _nowhere(vault: Vault, session: Session, site: Site) -> str:
             id=vault.new_id(),
             site=site.id,
             name=_HOST,
-            version="",
-            instance="",
             registered=vault.clock.now(),
-            skew=0.0,
-            silent=False,
             revoked=True,
-            upkeep=False,
-            runs=[],
         )
         session.add(host)
         session.flush()
